@@ -1,0 +1,59 @@
+"""What can go wrong, as one tree.
+
+``SyncTalkError`` is the root of all mistakes a user can make and mend: its message says what was got, what was
+expected and what to do. Mistakes of the calling program are ``ValueError`` and ``TypeError``.
+
+    SyncTalkError
+    ├── MediaError      a video, picture or sound that cannot be read, or lacks what is needed
+    ├── DatasetError    a prepared dataset that is missing, incomplete or damaged
+    ├── TrainingError   a run that cannot start, go on or be read
+    ├── ExportError     a run that cannot become a bundle (parity, missing parts)
+    ├── BundleError     a bundle that is missing, damaged, newer than this version, or unsafe
+    ├── BackendError    a backend that is asked for and cannot work here
+    └── ModelError      a model file (landmarks, segmentation) that is missing or not the pinned one
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BackendError",
+    "BundleError",
+    "DatasetError",
+    "ExportError",
+    "MediaError",
+    "ModelError",
+    "SyncTalkError",
+    "TrainingError",
+]
+
+
+class SyncTalkError(Exception):
+    """Root of every error that a user can mend; the message ends with what to do."""
+
+
+class MediaError(SyncTalkError):
+    """A video, picture or sound that cannot be read, or lacks what is needed."""
+
+
+class DatasetError(SyncTalkError):
+    """A prepared dataset that is missing, incomplete or damaged."""
+
+
+class TrainingError(SyncTalkError):
+    """A run that cannot start, go on or be read."""
+
+
+class ExportError(SyncTalkError):
+    """A run that cannot become a bundle."""
+
+
+class BundleError(SyncTalkError):
+    """A bundle that is missing, damaged, newer than this version, or unsafe."""
+
+
+class BackendError(SyncTalkError):
+    """A backend that was asked for and cannot work here."""
+
+
+class ModelError(SyncTalkError):
+    """A model file that is missing or is not the pinned one."""

@@ -1,0 +1,321 @@
+"""Shapes of everything that is learned: the single source that torch, ONNX, C++ and the manifest read.
+
+A ``Spec`` is frozen and serialisable. Nothing else in the project computes a width, a level table or a tensor shape.
+
+The field, per sample (all linear layers without bias, ReLU between them, weights ``[out, in]``):
+
+    x   = grid(position)                                   36 = 3 planes x 12 levels x 1 channel
+    g   = gate(attention(x))                               condition + expression, 32 + 7
+    h   = density_mlp([x, g[:32] * condition, g[32:] * expression])
+    log_density = h[0];  feature = h[1:]
+
+then, with ``deferred`` colour, ``colour_mlp([sum of w * feature, sh(direction), appearance])`` once per ray on the
+features accumulated along it, or, without, once per sample on ``feature``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+__all__ = [
+    "EXPRESSION_NAMES",
+    "PLANES",
+    "AudioSpec",
+    "FieldSpec",
+    "GridSpec",
+    "Level",
+    "Spec",
+    "preset",
+]
+
+PLANES: tuple[tuple[int, int], ...] = ((0, 1), (1, 2), (0, 2))
+"""Axes (column, row) of the three planes, in the order of every table: xy, yz, xz."""
+
+EXPRESSION_NAMES: tuple[str, ...] = (
+    "browDownLeft",
+    "browDownRight",
+    "browInnerUp",
+    "browOuterUpLeft",
+    "browOuterUpRight",
+    "eyeBlinkLeft",
+    "eyeBlinkRight",
+)
+"""ARKit names of the default expression coefficients, in order."""
+
+
+@dataclass(frozen=True)
+class Level:
+    """One resolution of a plane's grid. Source: tiny-cuda-nn HashGrid (indexing and scales)."""
+
+    scale: float
+    """A coordinate u in [0, 1] lies at ``u * scale + 0.5`` in units of nodes."""
+    resolution: int
+    """Nodes per axis of the dense index, ``ceil(scale) + 1``."""
+    size: int
+    """Entries of this level in the table."""
+    offset: int
+    """First entry of this level in the plane's table."""
+    is_hashed: bool
+    """Whether nodes are hashed (they do not fit) or indexed row by row."""
+
+    @property
+    def n_nodes(self) -> int:
+        """Nodes per axis of the de-hashed plane: every node a lookup in [0, 1] can touch."""
+        return math.floor(self.scale + 0.5) + 2
+
+
+@dataclass(frozen=True)
+class GridSpec:
+    """Three 2-D multi-resolution hash grids. Source: Müller et al. 2022; Li et al. 2023 (tri-plane hash)."""
+
+    n_levels: int = 12
+    n_channels: int = 1
+    base_resolution: int = 64
+    finest_resolution: int = 512
+    log2_table_size: int = 14
+
+    @cached_property
+    def levels(self) -> tuple[Level, ...]:
+        """The level table, coarse to fine; the same for the three planes."""
+        growth = 0.0
+        if self.n_levels > 1:
+            growth = math.log2(self.finest_resolution / self.base_resolution) / (self.n_levels - 1)
+        levels, offset = [], 0
+        for i in range(self.n_levels):
+            scale = math.exp2(i * growth) * self.base_resolution - 1.0
+            if abs(scale - round(scale)) < 1e-6:
+                scale = float(round(scale))
+            resolution = math.ceil(scale) + 1
+            dense = (resolution * resolution + 7) // 8 * 8
+            size = min(dense, 1 << self.log2_table_size)
+            levels.append(Level(scale, resolution, size, offset, resolution * resolution > size))
+            offset += size
+        return tuple(levels)
+
+    @property
+    def n_entries(self) -> int:
+        """Entries of one plane's table, all levels."""
+        last = self.levels[-1]
+        return last.offset + last.size
+
+    @property
+    def n_outputs(self) -> int:
+        """Width of the encoding: plane-major, then level, then channel."""
+        return len(PLANES) * self.n_levels * self.n_channels
+
+
+@dataclass(frozen=True)
+class AudioSpec:
+    """Audio features and the audio branch: mel windows -> embedding -> taps -> condition.
+
+    Frame ``i`` (at ``i / fps`` seconds) sees taps ``i - taps_past ... i + taps_future``. The tap of frame ``k`` is the
+    mel window of ``window_columns`` columns that ends ``window_future_columns`` columns after ``floor(k * columns per
+    frame)``.
+    """
+
+    sample_rate: int = 16_000
+    preemphasis: float = 0.97
+    n_fft: int = 800
+    hop_samples: int = 200
+    n_mels: int = 80
+    mel_min_hz: float = 55.0
+    mel_max_hz: float = 7600.0
+    window_columns: int = 16
+    window_future_columns: int = 5
+    taps_past: int = 6
+    taps_future: int = 1
+    encoder: Literal["conv1d", "ave"] = "conv1d"
+    """``conv1d``: a small network over the window, mel bins as channels; ``ave``: the published 2-D topology."""
+    encoder_width: int = 128
+    embedding: int = 128
+    hidden: int = 128
+
+    @property
+    def n_taps(self) -> int:
+        return self.taps_past + 1 + self.taps_future
+
+    @property
+    def lookahead_samples(self) -> int:
+        """Samples after a frame's own time that its condition depends on, at most (25 fps: 640 samples a frame)."""
+        frame_samples = self.sample_rate // 25
+        columns = (self.window_future_columns - 1) * self.hop_samples
+        return self.taps_future * frame_samples + columns + self.n_fft // 2
+
+    @property
+    def lookahead_ms(self) -> float:
+        return 1000.0 * self.lookahead_samples / self.sample_rate
+
+
+@dataclass(frozen=True)
+class FieldSpec:
+    """The head's radiance field (see the module docstring) and the box it lives in."""
+
+    grid: GridSpec = dataclasses.field(default_factory=GridSpec)
+    condition: int = 32
+    expression_names: tuple[str, ...] = EXPRESSION_NAMES
+    attention_hidden: int = 16
+    gate: Literal["sigmoid", "none"] = "sigmoid"
+    density_hidden: int = 64
+    density_layers: int = 2
+    """Hidden layers of the density network."""
+    feature: int = 31
+    deferred: bool = True
+    colour_hidden: int = 64
+    colour_layers: int = 1
+    """Hidden layers of the colour network."""
+    direction_degree: int = 4
+    """Degree of the spherical harmonics of the view direction: degree ** 2 values."""
+    appearance: int = 4
+    density_scale_per_m: float = 250.0
+    """density [1/m] = density_scale_per_m * exp(min(log_density, max_log_density))"""
+    max_log_density: float = 10.0
+    box_min_m: tuple[float, float, float] = (-0.13, -0.16, -0.13)
+    box_max_m: tuple[float, float, float] = (0.13, 0.18, 0.11)
+    occupancy_resolution: int = 128
+    """Cells per axis of the occupancy grid over the box."""
+    step_m: float = 0.004
+    max_samples: int = 24
+    """Samples per ray, at most."""
+
+    @property
+    def expression(self) -> int:
+        return len(self.expression_names)
+
+    @property
+    def n_gates(self) -> int:
+        return self.condition + self.expression
+
+    @property
+    def attention_shapes(self) -> tuple[tuple[int, int], ...]:
+        """Weight shapes [out, in], first layer first."""
+        return ((self.attention_hidden, self.grid.n_outputs), (self.n_gates, self.attention_hidden))
+
+    @property
+    def density_shapes(self) -> tuple[tuple[int, int], ...]:
+        widths = [
+            self.grid.n_outputs + self.n_gates,
+            *[self.density_hidden] * self.density_layers,
+            1 + self.feature,
+        ]
+        return tuple(zip(widths[1:], widths[:-1], strict=True))
+
+    @property
+    def colour_shapes(self) -> tuple[tuple[int, int], ...]:
+        widths = [
+            self.feature + self.direction_degree**2 + self.appearance,
+            *[self.colour_hidden] * self.colour_layers,
+            3,
+        ]
+        return tuple(zip(widths[1:], widths[:-1], strict=True))
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A whole avatar: name of the preset, field, audio, frame rate."""
+
+    name: str = "default"
+    fps: int = 25
+    field: FieldSpec = dataclasses.field(default_factory=FieldSpec)
+    audio: AudioSpec = dataclasses.field(default_factory=AudioSpec)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types, for manifests and run files."""
+        return dataclasses.asdict(self)
+
+    @staticmethod
+    def from_dict(values: dict[str, Any]) -> Spec:
+        """The inverse of ``to_dict``.
+
+        Raises: ValueError: an unknown or missing key, or a value of the wrong type.
+        """
+        field_values = dict(_checked(FieldSpec, values.get("field"), "field"))
+        field_values["grid"] = GridSpec(**_checked(GridSpec, field_values.get("grid"), "grid"))
+        for key in ("expression_names", "box_min_m", "box_max_m"):
+            field_values[key] = tuple(field_values[key])
+        audio = AudioSpec(**_checked(AudioSpec, values.get("audio"), "audio"))
+        top = dict(_checked(Spec, values, "spec"))
+        return Spec(top["name"], top["fps"], FieldSpec(**field_values), audio)
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of the canonical JSON form."""
+        text = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _checked(kind: type, values: Any, where: str) -> dict[str, Any]:
+    """Check that ``values`` has exactly the fields of a dataclass, with JSON types that match the defaults."""
+    if not isinstance(values, dict):
+        raise ValueError(f"{where}: expected a mapping, got {type(values).__name__}")
+    names = {f.name for f in dataclasses.fields(kind)}
+    if unknown := sorted(set(values) - names):
+        raise ValueError(f"{where}: unknown keys {unknown}")
+    if missing := sorted(names - set(values)):
+        raise ValueError(f"{where}: missing keys {missing}")
+    defaults = kind()
+    for name, value in values.items():
+        default = getattr(defaults, name)
+        if isinstance(default, bool) != isinstance(value, bool):
+            raise ValueError(f"{where}.{name}: expected {type(default).__name__}, got {value!r}")
+        if isinstance(default, int | float) and not isinstance(value, int | float):
+            raise ValueError(f"{where}.{name}: expected a number, got {value!r}")
+        if isinstance(default, str) and not isinstance(value, str):
+            raise ValueError(f"{where}.{name}: expected text, got {value!r}")
+        if isinstance(default, tuple) and not isinstance(value, list | tuple):
+            raise ValueError(f"{where}.{name}: expected a list, got {value!r}")
+    return values
+
+
+def preset(name: str) -> Spec:
+    """A named design.
+
+    ``default``: ours. ``paper``: the published design (attention without a sigmoid, colour at every sample, 16
+    samples a ray at most, about 260 ms of audio ahead), kept as the yardstick. ``tiny``: minutes on a laptop, for tests.
+
+    Raises: ValueError: an unknown name.
+    """
+    if name == "default":
+        return Spec()
+    if name == "paper":
+        return Spec(
+            name="paper",
+            field=FieldSpec(
+                attention_hidden=64,
+                gate="none",
+                feature=64,
+                deferred=False,
+                step_m=math.sqrt(3.0) / 64 * 0.25,
+                max_samples=16,
+            ),
+            audio=AudioSpec(
+                window_future_columns=10,
+                taps_past=4,
+                taps_future=3,
+                encoder="ave",
+                encoder_width=32,
+                embedding=512,
+                hidden=256,
+            ),
+        )
+    if name == "tiny":
+        return Spec(
+            name="tiny",
+            field=FieldSpec(
+                grid=GridSpec(n_levels=6, base_resolution=16, finest_resolution=128, log2_table_size=12),
+                condition=8,
+                density_hidden=32,
+                density_layers=1,
+                feature=15,
+                colour_hidden=32,
+                occupancy_resolution=48,
+                step_m=0.006,
+            ),
+            audio=AudioSpec(encoder_width=32, embedding=32, hidden=32),
+        )
+    raise ValueError(f"unknown preset {name!r}: choose default, tiny or paper")
