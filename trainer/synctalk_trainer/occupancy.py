@@ -1,0 +1,120 @@
+"""Where the field is: a grid over the box that marching skips by.
+
+It starts as the visual hull of the head masks, cut in front by the face mesh, and then keeps the cells that training
+rays have *seen*: a cell stays while some sample in it carries weight on its ray. What is hidden behind the surface falls
+out, so that few samples a ray are left.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage, spatial
+from synctalk.geometry import Camera, project
+from synctalk.spec import FieldSpec
+from torch import Tensor
+
+__all__ = ["Occupancy", "cell_centres", "visual_hull"]
+
+Bools = NDArray[np.bool_]
+
+_SEEN_WEIGHT = 0.01
+_DECAY = 0.97
+_FRONT_MARGIN_M = 0.015
+
+
+def cell_centres(spec: FieldSpec) -> NDArray[np.float32]:
+    """Centres of all cells in metres, [G, G, G, 3], indexed [z, y, x]."""
+    axes = []
+    for low, high in zip(spec.box_min_m, spec.box_max_m, strict=True):
+        edges = np.linspace(low, high, spec.occupancy_resolution + 1, dtype=np.float32)
+        axes.append((edges[1:] + edges[:-1]) / 2)
+    z, y, x = np.meshgrid(axes[2], axes[1], axes[0], indexing="ij")
+    return np.stack([x, y, z], axis=-1)
+
+
+def visual_hull(
+    spec: FieldSpec,
+    camera: Camera,
+    rotations: NDArray[np.float32],
+    translations: NDArray[np.float32],
+    head_masks: Bools,
+    mesh_m: NDArray[np.float32],
+    keep: float = 0.85,
+) -> Bools:
+    """Cells that lie inside the (dilated) head mask in a share ``keep`` of the views, and not before the face.
+
+    rotations [V, 3, 3], translations [V, 3], head_masks [V, S, S], mesh_m [478, 3]. Returns [G, G, G], index [z, y, x].
+    """
+    centres = cell_centres(spec).reshape(-1, 3)
+    inside = np.zeros(len(centres), np.float32)
+    margin = max(2, head_masks.shape[1] // 60)
+    for rotation, translation, mask in zip(rotations, translations, head_masks, strict=True):
+        grown = ndimage.binary_dilation(mask, iterations=margin)
+        pixels = np.floor(project(camera, rotation, translation, centres)).astype(np.int64)
+        height, width = mask.shape
+        seen = (pixels >= 0).all(axis=1) & (pixels[:, 0] < width) & (pixels[:, 1] < height)
+        inside[seen] += grown[pixels[seen, 1], pixels[seen, 0]]
+        inside[~seen] += keep  # a cell outside the picture is neither in nor out
+    hull = inside >= keep * len(head_masks)
+    distance, nearest = spatial.cKDTree(mesh_m[:, :2]).query(centres[:, :2], distance_upper_bound=0.01)
+    over_face = np.isfinite(distance)
+    front = np.full(len(centres), np.inf, np.float32)
+    front[over_face] = mesh_m[nearest[over_face], 2] + _FRONT_MARGIN_M
+    hull &= centres[:, 2] <= front
+    return hull.reshape((spec.occupancy_resolution,) * 3)
+
+
+class Occupancy:
+    """The cells that marching visits, learned from the weights of training samples."""
+
+    def __init__(self, hull: Bools) -> None:
+        """hull: [G, G, G], index [z, y, x]: nothing outside it is ever visited."""
+        self.resolution = hull.shape[0]
+        self.hull = hull
+        self.seen = torch.from_numpy(hull.astype(np.float32).reshape(-1))
+        self.bits = self._packed(hull)
+
+    @staticmethod
+    def _packed(cells: Bools) -> NDArray[np.uint8]:
+        return np.packbits(cells.reshape(-1), bitorder="little")
+
+    @property
+    def cells(self) -> Bools:
+        """Visited cells [G, G, G], index [z, y, x]."""
+        flat = np.unpackbits(self.bits, bitorder="little").astype(bool)
+        return flat.reshape((self.resolution,) * 3)
+
+    def observe(self, positions: Tensor, weights: Tensor) -> None:
+        """Remember the weights of samples. positions: [M, 3] in 0..1; weights: [M]."""
+        g = self.resolution
+        index = (positions * g).long().clamp_(0, g - 1)
+        flat = (index[:, 2] * g + index[:, 1]) * g + index[:, 0]
+        self.seen.scatter_reduce_(0, flat.cpu(), weights.detach().cpu().float(), "amax")
+
+    def refresh(self) -> float:
+        """Forget a little, and visit what was seen and its neighbours. Returns the share of cells visited."""
+        self.seen *= _DECAY
+        g = self.resolution
+        kept = (self.seen > _SEEN_WEIGHT).numpy().reshape(g, g, g)
+        cells = ndimage.binary_dilation(kept, ndimage.generate_binary_structure(3, 1)) & self.hull
+        self.bits = self._packed(cells)
+        return float(cells.mean())
+
+    def state(self) -> dict[str, Tensor]:
+        """Tensors to save."""
+        return {
+            "occupancy.seen": self.seen.clone(),
+            "occupancy.bits": torch.from_numpy(self.bits.copy()),
+            "occupancy.hull": torch.from_numpy(self._packed(self.hull)),
+        }
+
+    @staticmethod
+    def from_state(state: dict[str, Tensor], resolution: int) -> Occupancy:
+        """The inverse of ``state``."""
+        hull = np.unpackbits(state["occupancy.hull"].numpy(), bitorder="little").astype(bool)
+        occupancy = Occupancy(hull.reshape((resolution,) * 3))
+        occupancy.seen = state["occupancy.seen"].clone()
+        occupancy.bits = state["occupancy.bits"].numpy().copy()
+        return occupancy
