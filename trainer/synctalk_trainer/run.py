@@ -1,0 +1,200 @@
+"""A training run on disk: settings, checkpoints, and the model as evaluation and export read it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from synctalk.errors import TrainingError
+from synctalk.geometry import Camera
+from synctalk.spec import Spec
+from torch import Tensor
+
+from .dataset import Dataset
+from .modules import Avatar
+from .occupancy import Occupancy
+from .rendering import render_head
+
+__all__ = ["Run", "Settings", "load_run", "read_json", "write_json", "write_tensors"]
+
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run was asked to do; fixed for the life of the run."""
+
+    dataset: str
+    preset: str = "default"
+    minutes: float | None = 30.0
+    steps: int | None = None
+    """Steps or minutes: exactly one is given."""
+    holdout: str = "last"
+    seed: int = 0
+    frames_per_step: int = 8
+    rays_per_frame: int = 640
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained subject (EMA weights), with the dataset it was trained on."""
+
+    path: Path
+    settings: Settings
+    spec: Spec
+    model: Avatar
+    occupancy_grid: Occupancy
+    dataset: Dataset
+    condition_rest: NDArray[np.float32]
+    """[C]: the closed, silent mouth"""
+    condition_mean: NDArray[np.float32]
+    """[C]: the mean over the training frames"""
+    condition_gain: float
+    seconds_trained: float
+    step: int
+    conditions: NDArray[np.float32]
+    """[N, C]: what the audio branch says for every frame of the dataset"""
+
+    @property
+    def camera(self) -> Camera:
+        return self.dataset.camera
+
+    @property
+    def occupancy(self) -> NDArray[np.bool_]:
+        """Visited cells [G, G, G], index [z, y, x]."""
+        return self.occupancy_grid.cells
+
+    @property
+    def poses(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Rotation [N, 3, 3] and translation [N, 3] of every frame."""
+        return self.dataset.rotation, self.dataset.translation
+
+    @property
+    def expression(self) -> NDArray[np.float32]:
+        """[N, E]"""
+        return self.dataset.expression
+
+    @property
+    def appearance_mean(self) -> NDArray[np.float32]:
+        """[A]: the code that new speech is rendered with."""
+        mean: NDArray[np.float32] = self.model.appearance.detach().mean(dim=0).numpy()
+        return mean
+
+    def appearance_of(self, frame: int) -> NDArray[np.float32]:
+        """[A]: the code of a frame's take, or of the nearest takes that were trained on, if it was held out."""
+        codes = self.model.appearance.detach().numpy()
+        take = self.dataset.take_of(frame)
+        trained = np.flatnonzero(np.abs(codes).sum(axis=1) > 0)
+        if not len(trained) or take in trained:
+            return np.asarray(codes[take], np.float32)
+        distance = np.abs(trained - take)
+        nearest = trained[distance == distance.min()]
+        return np.asarray(codes[nearest].mean(axis=0), np.float32)
+
+    def render(self, frame: int) -> NDArray[np.float32]:
+        """The head of a frame, driven by its audio, pose and expression: premultiplied RGBA [S, S, 4]."""
+        return render_head(
+            self.model.field,
+            self.occupancy_grid,
+            self.camera,
+            self.dataset.rotation[frame],
+            self.dataset.translation[frame],
+            torch.from_numpy(self.condition_of(frame)),
+            torch.from_numpy(self.expression[frame]),
+            torch.from_numpy(self.appearance_of(frame)),
+        )
+
+    def condition_of(self, frame: int) -> NDArray[np.float32]:
+        """[C]: the condition as the run time uses it, widened by the gain."""
+        return self.condition_mean + self.condition_gain * (self.conditions[frame] - self.condition_mean)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON under a temporary name and rename."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def read_json(path: Path, what: str) -> Any:
+    """Read JSON.
+
+    Raises: TrainingError: missing or damaged; ``what`` names it.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise TrainingError(f"{path} is missing: {what}") from None
+    except ValueError as error:
+        raise TrainingError(f"{path} is damaged ({error}): {what}") from None
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write safetensors under a temporary name and rename."""
+    temporary = path.with_name(path.name + ".tmp")
+    save_file({k: v.detach().contiguous().clone() for k, v in tensors.items()}, temporary)
+    os.replace(temporary, path)
+
+
+def settings_of(path: Path) -> Settings:
+    """The settings of a run.
+
+    Raises: TrainingError: not a run, or one of a newer version.
+    """
+    values = read_json(path / "run.json", "is this the folder that `synctalk train -o` wrote?")
+    if values.get("format") != "synctalk-run" or values.get("version", 0) > _VERSION:
+        raise TrainingError(f"{path}/run.json is not a run that this version reads: update synctalk")
+    return Settings(**values["settings"])
+
+
+def write_settings(path: Path, settings: Settings, spec: Spec) -> None:
+    """Write ``run.json``."""
+    values = {
+        "format": "synctalk-run",
+        "version": _VERSION,
+        "settings": dataclasses.asdict(settings),
+        "spec": spec.to_dict(),
+    }
+    write_json(path / "run.json", values)
+
+
+def load_run(path: str | Path, dataset: str | Path | None = None) -> Run:
+    """Open a run with its EMA weights. ``dataset`` overrides the folder it was trained on (if that moved).
+
+    Raises: TrainingError: no checkpoint yet, or a damaged one. DatasetError: the dataset is gone.
+    """
+    path = Path(path)
+    settings = settings_of(path)
+    spec = Spec.from_dict(read_json(path / "run.json", "run `synctalk train` again")["spec"])
+    progress = read_json(path / "checkpoint.json", "the run has no checkpoint yet: let `synctalk train` go on")
+    tensors = load_file(path / "checkpoint.safetensors")
+    data = Dataset.open(dataset if dataset is not None else settings.dataset)
+    model = Avatar(spec, len(data.takes), settings.seed)
+    weights = {k.removeprefix("ema."): v for k, v in tensors.items() if k.startswith("ema.")}
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise TrainingError(f"{path}: the checkpoint does not fit the spec or the dataset: {error}") from None
+    model.eval()
+    return Run(
+        path=path,
+        settings=settings,
+        spec=spec,
+        model=model,
+        occupancy_grid=Occupancy.from_state(tensors, spec.field.occupancy_resolution),
+        dataset=data,
+        condition_rest=tensors["condition.rest"].numpy(),
+        condition_mean=tensors["condition.mean"].numpy(),
+        condition_gain=float(progress["condition_gain"]),
+        seconds_trained=float(progress["seconds"]),
+        step=int(progress["step"]),
+        conditions=tensors["condition.all"].numpy(),
+    )

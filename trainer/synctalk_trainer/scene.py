@@ -1,0 +1,146 @@
+"""A prepared dataset as training sees it: where to look in each frame, the rays there, and the audio of each frame."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from synctalk.audio import mel_spectrogram, tap_windows
+from synctalk.geometry import Camera, pixel_rays
+from synctalk.spec import Spec
+from torch import Tensor
+
+from .dataset import Dataset
+from .mouth import LIPS
+from .rendering import RayBatch
+
+__all__ = ["AudioWindows", "Batch", "Scene"]
+
+Float = NDArray[np.float32]
+Ints = NDArray[np.int64]
+
+_EYES = (33, 133, 159, 145, 263, 362, 386, 374, 70, 105, 336, 300)
+_HEAD_LABEL = 2
+_REGION_SHARES = (0.40, 0.28, 0.20, 0.12)
+"""Share of the rays drawn in: the head's rectangle, the face's, the mouth's, the eyes'."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Pixels of some frames, the same number for each."""
+
+    rays: RayBatch
+    truth: Tensor
+    """[R, 3] in 0..1"""
+    plate: Tensor
+    """[R, 3] in 0..1: what is behind the head"""
+    is_head: Tensor
+    """[R] 1 inside the head mask"""
+
+
+class AudioWindows:
+    """Mel windows of all frames. Takes are independent: a window never sees another take's sound."""
+
+    def __init__(self, dataset: Dataset, spec: Spec) -> None:
+        audio, frame_samples = spec.audio, spec.audio.sample_rate // spec.fps
+        sound = dataset.audio
+        single = []
+        index = np.zeros((dataset.n_frames, audio.n_taps), np.int64)
+        offset = 0
+        for first, end in dataset.takes:
+            mel = mel_spectrogram(sound[first * frame_samples : end * frame_samples], audio)
+            n = end - first
+            frames = np.arange(-audio.taps_past, n + audio.taps_future)
+            single.append(tap_windows(mel, frames, audio, spec.fps, taps=(0, 0))[:, 0])  # [n + taps - 1, 80, 16]
+            index[first:end] = offset + np.arange(n)[:, None] + np.arange(audio.n_taps)
+            offset += len(frames)
+        self.windows = torch.from_numpy(np.concatenate(single))
+        self.index = torch.from_numpy(index)
+
+    def of(self, frames: Ints) -> Tensor:
+        """Windows of the taps of frames: [n, taps, 80, 16]."""
+        return self.windows[self.index[frames]]
+
+
+class Scene:
+    """Frames, poses, expression and audio, ready to draw batches from. Pictures stay uint8 on disk (memory-mapped)."""
+
+    def __init__(self, dataset: Dataset, spec: Spec) -> None:
+        self.dataset = dataset
+        self.camera: Camera = dataset.camera
+        self.audio = AudioWindows(dataset, spec)
+        self.expression = torch.from_numpy(dataset.expression)
+        self.take = np.zeros(dataset.n_frames, np.int64)
+        for i, (first, end) in enumerate(dataset.takes):
+            self.take[first:end] = i
+        self.regions = self._regions()  # [N, 4 regions, 4]
+
+    def _regions(self) -> Ints:
+        """Rectangles (x0, y0, x1, y1) of head, face, mouth, eyes in every frame, clipped to the picture."""
+        size = self.camera.width
+        xy = self.dataset.landmarks[..., :2]
+        groups = [xy, xy[:, list(LIPS)], xy[:, list(_EYES)]]
+        margins = (0.05, 0.25, 0.25)
+        boxes = [self._head_boxes()]
+        for points, margin in zip(groups, margins, strict=True):
+            low, high = points.min(axis=1), points.max(axis=1)
+            grow = margin * (high - low).max(axis=1, keepdims=True)
+            boxes.append(np.concatenate([low - grow, high + grow], axis=1))
+        stacked = np.stack(boxes, axis=1).round().astype(np.int64)
+        stacked[..., :2] = stacked[..., :2].clip(0, size - 4)
+        stacked[..., 2:] = np.maximum(stacked[..., 2:].clip(4, size), stacked[..., :2] + 4)
+        return stacked
+
+    def _head_boxes(self) -> Float:
+        """Rectangle of the head mask with a margin of 6 % of the picture; the whole picture where there is none."""
+        n, size = self.dataset.n_frames, self.camera.width
+        margin = 0.06 * size
+        boxes = np.tile(np.array([0, 0, size, size], np.float32), (n, 1))
+        for i in range(n):
+            head = self.dataset.masks[i] == _HEAD_LABEL
+            columns, rows = np.flatnonzero(head.any(axis=0)), np.flatnonzero(head.any(axis=1))
+            if len(rows):
+                boxes[i] = (
+                    columns[0] - margin,
+                    rows[0] - margin,
+                    columns[-1] + margin,
+                    rows[-1] + margin,
+                )
+        return boxes
+
+    def pixels(self, frame: int, n: int, generator: np.random.Generator) -> Ints:
+        """Pixels [n, 2] (u, v) of a frame, more of them on the face, the mouth and the eyes."""
+        region = generator.choice(4, size=n, p=_REGION_SHARES)
+        box = self.regions[frame, region]
+        return generator.integers(box[:, :2], box[:, 2:])
+
+    def patch(self, frame: int, side: int, generator: np.random.Generator) -> Ints:
+        """Pixels [side * side, 2] of one square patch, row by row; half of the patches lie on the mouth."""
+        region = generator.choice(4, p=(0.15, 0.25, 0.45, 0.15))
+        x0, y0, x1, y1 = self.regions[frame, region]
+        size = self.camera.width
+        u = np.clip(generator.integers(x0, x1) - side // 2, 0, size - side)
+        v = np.clip(generator.integers(y0, y1) - side // 2, 0, size - side)
+        rows, columns = np.mgrid[v : v + side, u : u + side]
+        return np.stack([columns.ravel(), rows.ravel()], axis=-1)
+
+    def batch(self, frames: Ints, pixels: list[Ints]) -> Batch:
+        """Gather rays and colours. pixels: one [n, 2] array for each frame."""
+        origins, directions, truth, plate, is_head = [], [], [], [], []
+        data = self.dataset
+        for frame, uv in zip(frames, pixels, strict=True):
+            o, d = pixel_rays(self.camera, data.rotation[frame], data.translation[frame], uv.astype(np.float32))
+            origins.append(o)
+            directions.append(d)
+            u, v = uv[:, 0], uv[:, 1]
+            truth.append(data.frames[frame, v, u])
+            plate.append(data.plates[frame, v, u])
+            is_head.append(data.masks[frame, v, u] == _HEAD_LABEL)
+        return Batch(
+            RayBatch(np.concatenate(origins), np.concatenate(directions), len(frames)),
+            torch.from_numpy(np.concatenate(truth)).float() / 255,
+            torch.from_numpy(np.concatenate(plate)).float() / 255,
+            torch.from_numpy(np.concatenate(is_head)).float(),
+        )
