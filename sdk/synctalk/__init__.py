@@ -1,0 +1,1 @@
+"""Real-time talking avatars: audio in, frames out."""
