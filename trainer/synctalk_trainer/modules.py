@@ -212,12 +212,16 @@ class AudioEncoder(nn.Module):
         embedding: Tensor = self.window(windows * 0.25)
         return embedding
 
+    def combine(self, taps: Tensor) -> Tensor:
+        """Attention over the projected taps of each frame. taps: [N, taps, C] -> condition [N, C]."""
+        weight: Tensor = self.attention(taps.transpose(1, 2))  # [N, taps]
+        return (weight[:, :, None] * taps).sum(dim=1)
+
     def forward(self, windows: Tensor) -> Tensor:
         """windows: [N, taps, 80, 16] -> condition [N, C]."""
         n, n_taps = windows.shape[:2]
-        taps: Tensor = self.project(self.embed(windows.flatten(0, 1))).unflatten(0, (n, n_taps))  # [N, taps, C]
-        weight: Tensor = self.attention(taps.transpose(1, 2))  # [N, taps]
-        return (weight[:, :, None] * taps).sum(dim=1)
+        taps: Tensor = self.project(self.embed(windows.flatten(0, 1)))
+        return self.combine(taps.unflatten(0, (n, n_taps)))
 
 
 class Avatar(nn.Module):

@@ -1,0 +1,359 @@
+"""The training loop: one file, top to bottom.
+
+Audio first (``audio_training``), then the field with rays drawn toward face, mouth and eyes; from half of the way on,
+every third step renders patches for the structural loss. Progress is a fraction of the steps or of the minutes asked
+for, and drives every schedule.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from synctalk.errors import TrainingError
+from synctalk.spec import Spec
+from torch import Tensor, nn
+
+from .audio_training import all_conditions, fit_audio, mouth_loss, noisy
+from .losses import patch_loss
+from .modules import Avatar
+from .mouth import aperture, mouth_shape
+from .occupancy import Occupancy, visual_hull
+from .rendering import Rendered, render_rays
+from .run import Settings, read_json, write_json, write_settings, write_tensors
+from .scene import Batch, Scene
+from .split import split
+
+__all__ = ["Progress", "Trainer"]
+
+_PATCH = 32
+_PATCHES_FROM = 0.5
+"""Share of the way from which patches are rendered."""
+_MOUTH_COMPONENTS = 8
+_AUDIO_SHARE = 0.08
+"""Share of the time that the audio branch may take alone."""
+_WARM_UP = 0.03
+_REFRESH_EVERY = 16
+_HEAD_LABEL = 2
+
+
+class Progress(Protocol):
+    """What the loop tells its caller."""
+
+    def audio(self, step: int, correlation: float) -> None: ...
+
+    def step(self, step: int, fraction: float, loss: float, psnr: float, samples: int) -> None: ...
+
+
+@dataclass
+class _Clock:
+    """Where the run stands. ``seconds`` counts training time over all sessions of the run."""
+
+    settings: Settings
+    step: int = 0
+    seconds: float = 0.0
+
+    @property
+    def fraction(self) -> float:
+        if self.settings.steps is not None:
+            return min(1.0, self.step / self.settings.steps)
+        assert self.settings.minutes is not None
+        return min(1.0, self.seconds / (60 * self.settings.minutes))
+
+
+class Trainer:
+    """Trains one subject.
+
+    Raises: TrainingError: nothing to train on, or a loss that is not finite (the culprit is named).
+    """
+
+    def __init__(self, scene: Scene, spec: Spec, settings: Settings, out: Path) -> None:
+        self.scene, self.spec, self.settings, self.out = scene, spec, settings, out
+        data = scene.dataset
+        self.train_frames, self.held_out = split(data.takes, data.valid, settings.holdout)
+        if len(self.train_frames) < 25:
+            raise TrainingError(
+                f"only {len(self.train_frames)} frames can be trained on; at least 25 (one second) are needed: "
+                "see the dataset's report for the frames without a face"
+            )
+        self.generator = np.random.default_rng(settings.seed)
+        torch.manual_seed(settings.seed)
+        self.model = Avatar(spec, len(data.takes), settings.seed)
+        self.ema = Avatar(spec, len(data.takes), settings.seed)
+        self.ema.requires_grad_(False)
+        shape = mouth_shape(
+            data.landmarks,
+            data.camera,
+            data.rotation,
+            data.translation,
+            data.points_m,
+            data.valid,
+            _MOUTH_COMPONENTS,
+        )
+        self.target = torch.from_numpy(shape.values)
+        self.probe = nn.Linear(spec.field.condition, self.target.shape[1])
+        self.clock = _Clock(settings)
+        self.occupancy = self._hull()
+        self.gain = 1.0
+        self.optimiser = self._optimiser()
+        self._recent: deque[float] = deque(maxlen=50)
+
+    def _hull(self) -> Occupancy:
+        data = self.scene.dataset
+        views = self.train_frames[np.linspace(0, len(self.train_frames) - 1, 48).astype(int)]
+        masks = np.stack([data.masks[i] == _HEAD_LABEL for i in views])
+        hull = visual_hull(
+            self.spec.field,
+            data.camera,
+            data.rotation[views],
+            data.translation[views],
+            masks,
+            data.points_m,
+        )
+        if not hull.any():
+            raise TrainingError(
+                "no part of the box lies inside the head masks: the poses and the masks do not agree; "
+                "look at the dataset's report and run `synctalk prepare` again"
+            )
+        return Occupancy(hull)
+
+    def _optimiser(self) -> torch.optim.Optimizer:
+        field = self.model.field
+        mlps = [*field.attention, *field.density, *field.colour]
+        groups = [
+            {"params": [field.tables], "lr": 1e-2},
+            {"params": mlps, "lr": 2e-3},
+            {"params": [self.model.appearance], "lr": 2e-3},
+            {"params": [*self.model.audio.parameters(), *self.probe.parameters()], "lr": 2e-4},
+        ]
+        for group in groups:
+            group["base"] = group["lr"]
+        return torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-15, fused=True)
+
+    # --- the loop -------------------------------------------------------------------------------------------------
+
+    def run(self, progress: Progress, save_every_s: float = 120.0) -> None:
+        """Train until the steps or minutes are used up; saves on the way, at the end, and on Ctrl-C."""
+        last_save = time.monotonic()
+        try:
+            if self.clock.step == 0:
+                self._train_audio(progress)
+            while self.clock.fraction < 1.0:
+                started = time.monotonic()
+                loss, psnr, samples = self._step()
+                self.clock.step += 1
+                self.clock.seconds += time.monotonic() - started
+                self._recent.append(psnr)
+                mean_psnr = float(np.mean(self._recent))
+                progress.step(self.clock.step, self.clock.fraction, loss, mean_psnr, samples)
+                if time.monotonic() - last_save > save_every_s:
+                    self.save()
+                    self.preview()
+                    last_save = time.monotonic()
+        finally:
+            if self.clock.step:
+                self.save()
+        self.preview()
+
+    def _train_audio(self, progress: Progress) -> None:
+        started = time.monotonic()
+        if self.settings.steps is not None:
+            steps = max(1, int(self.settings.steps * _AUDIO_SHARE))
+        else:
+            assert self.settings.minutes is not None
+            steps = int(self.settings.minutes * 60 * _AUDIO_SHARE / 0.035)
+        fit = fit_audio(
+            self.model.audio,
+            self.probe,
+            self.scene.audio,
+            self.target,
+            self.train_frames,
+            self.scene.take,
+            min(steps, 3000),
+            self.generator,
+            progress.audio,
+        )
+        self.gain = float(np.clip(math.sqrt(max(fit.gain, 1e-3)), 1.0, 1.3))
+        self.ema.load_state_dict(self.model.state_dict())
+        self.clock.seconds += time.monotonic() - started
+        self._log({"audio_steps": fit.steps, "correlation": fit.correlation, "error": fit.error, "gain": fit.gain})
+
+    def _step(self) -> tuple[float, float, int]:
+        fraction, step = self.clock.fraction, self.clock.step
+        is_patch_step = fraction >= _PATCHES_FROM and step % 3 == 0
+        frames = np.sort(self.generator.choice(self.train_frames, self.settings.frames_per_step, replace=False))
+        batch = self.scene.batch(frames, self._pixels(frames, is_patch_step))
+        self.model.train()
+        rendered, condition = self._render(frames, batch, fraction)
+        losses = self._losses(frames, batch, rendered, condition, is_patch_step)
+        total = torch.stack(list(losses.values())).sum()
+        self.optimiser.zero_grad(set_to_none=True)
+        total.backward()  # type: ignore[no-untyped-call]
+        if not math.isfinite(float(total.detach())):
+            raise TrainingError(self._culprit(losses))
+        self._update(fraction)
+        self.occupancy.observe(rendered.positions, rendered.weights)
+        if step % _REFRESH_EVERY == _REFRESH_EVERY - 1 and fraction > _WARM_UP:
+            self.occupancy.refresh()
+        squared = ((rendered.over(batch.plate) - batch.truth).detach() ** 2).mean()
+        return float(total.detach()), float(-10 * torch.log10(squared + 1e-10)), len(rendered.positions)
+
+    def _pixels(self, frames: NDArray[np.int64], is_patch_step: bool) -> list[NDArray[np.int64]]:
+        if is_patch_step:
+            return [self.scene.patch(int(f), _PATCH, self.generator) for f in frames]
+        return [self.scene.pixels(int(f), self.settings.rays_per_frame, self.generator) for f in frames]
+
+    def _render(self, frames: NDArray[np.int64], batch: Batch, fraction: float) -> tuple[Rendered, Tensor]:
+        condition = self.model.audio(noisy(self.scene.audio.of(frames)))
+        coarse = max(1.0, 2.5 - 1.5 * fraction / (2 * _WARM_UP))
+        jitter = self.generator.random(len(batch.truth), np.float32)
+        rendered = render_rays(
+            self.model.field,
+            self.occupancy,
+            batch.rays,
+            jitter,
+            condition,
+            self.scene.expression[frames],
+            self.model.appearance[self.scene.take[frames]],
+            self.spec.field.step_m * coarse,
+        )
+        return rendered, condition
+
+    def _losses(
+        self,
+        frames: NDArray[np.int64],
+        batch: Batch,
+        rendered: Rendered,
+        condition: Tensor,
+        is_patch_step: bool,
+    ) -> dict[str, Tensor]:
+        image = rendered.over(batch.plate)
+        appearance = self.model.appearance[self.scene.take[frames]]
+        losses = {
+            "colour": (image - batch.truth).abs().mean(),
+            "alpha": 0.02 * (rendered.alpha - batch.is_head).abs().mean(),
+            "mouth": 0.01 * mouth_loss(self.probe, condition, self.target[frames]),
+            "appearance": 1e-3 * (appearance**2).mean(),
+        }
+        if is_patch_step:
+            side = (len(frames), _PATCH, _PATCH, 3)
+            shown, truth = image.view(side).permute(0, 3, 1, 2), batch.truth.view(side).permute(0, 3, 1, 2)
+            losses["patch"] = 0.1 * patch_loss(shown, truth)
+        return losses
+
+    def _update(self, fraction: float) -> None:
+        scale = min(1.0, (self.clock.step + 1) / 200) * 10 ** (-1.7 * fraction)
+        for group in self.optimiser.param_groups:
+            group["lr"] = group["base"] * scale
+        self.optimiser.step()
+        decay = min(0.998, (1 + self.clock.step) / (10 + self.clock.step))
+        with torch.no_grad():
+            for kept, now in zip(self.ema.parameters(), self.model.parameters(), strict=True):
+                kept.lerp_(now, 1 - decay)
+            for kept, now in zip(self.ema.buffers(), self.model.buffers(), strict=True):
+                kept.copy_(now)
+
+    def _culprit(self, losses: dict[str, Tensor]) -> str:
+        """Name what is not finite first: a parameter, a gradient, or a loss."""
+        named = [(f"weights {n}", p) for n, p in self.model.named_parameters()]
+        named += [(f"gradient of {n}", p.grad) for n, p in self.model.named_parameters() if p.grad is not None]
+        named += [(f"loss {n}", v) for n, v in losses.items()]
+        bad = [name for name, value in named if not bool(torch.isfinite(value).all())]
+        return (
+            f"step {self.clock.step}: not finite: {', '.join(bad) or 'the sum of losses'}. The last checkpoint is "
+            f"kept; look at the dataset's report for damaged frames, then go on with --resume"
+        )
+
+    # --- what is kept ---------------------------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Write everything needed to go on exactly, or to evaluate and export."""
+        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+        tensors |= {f"ema.{k}": v for k, v in self.ema.state_dict().items()}
+        tensors |= {f"probe.{k}": v for k, v in self.probe.state_dict().items()}
+        for i, state in self.optimiser.state_dict()["state"].items():
+            tensors |= {f"optimiser.{i}.{k}": v for k, v in state.items()}
+        tensors |= self.occupancy.state() | self._condition_tensors()
+        tensors["rng.torch"] = torch.get_rng_state()
+        write_tensors(self.out / "checkpoint.safetensors", tensors)
+        values = {
+            "step": self.clock.step,
+            "seconds": self.clock.seconds,
+            "fraction": self.clock.fraction,
+            "condition_gain": self.gain,
+            "generator": self.generator.bit_generator.state,
+        }
+        write_json(self.out / "checkpoint.json", values)
+
+    def _condition_tensors(self) -> dict[str, Tensor]:
+        """Conditions of all frames, their mean, and the closed mouth's: the training frames with the least opening."""
+        conditions = all_conditions(self.ema.audio, self.scene.audio)
+        opening = aperture(self.scene.dataset.landmarks)[self.train_frames]
+        closed = self.train_frames[opening <= np.quantile(opening, 0.1)]
+        return {
+            "condition.all": conditions,
+            "condition.mean": conditions[self.train_frames].mean(dim=0),
+            "condition.rest": conditions[closed].mean(dim=0),
+        }
+
+    def resume(self) -> None:
+        """Go on from the checkpoint in ``out``, exactly.
+
+        Raises: TrainingError: there is none, or it is damaged.
+        """
+        from safetensors.torch import load_file
+
+        values = read_json(self.out / "checkpoint.json", "nothing to resume: train without --resume")
+        tensors = load_file(self.out / "checkpoint.safetensors")
+
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+        self.model.load_state_dict(part("model."))
+        self.ema.load_state_dict(part("ema."))
+        self.probe.load_state_dict(part("probe."))
+        state = self.optimiser.state_dict()
+        for i in range(sum(len(g["params"]) for g in state["param_groups"])):
+            if kept := part(f"optimiser.{i}."):
+                state["state"][i] = kept
+        self.optimiser.load_state_dict(state)
+        self.occupancy = Occupancy.from_state(tensors, self.spec.field.occupancy_resolution)
+        torch.set_rng_state(tensors["rng.torch"])
+        self.generator.bit_generator.state = values["generator"]
+        self.clock.step, self.clock.seconds = int(values["step"]), float(values["seconds"])
+        self.gain = float(values["condition_gain"])
+
+    def preview(self) -> None:
+        """A picture of truth and render for some frames, trained and held out."""
+        from .preview import write_preview
+        from .run import load_run
+
+        run = load_run(self.out, self.scene.dataset.path)
+        frames = [*_spread(self.train_frames, 3), *_spread(self.held_out, 3)]
+        write_preview(run, frames, self.out / "preview" / f"{self.clock.step:06d}.png")
+
+    def _log(self, values: dict[str, float]) -> None:
+        with (self.out / "log.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(values | {"step": self.clock.step, "seconds": self.clock.seconds}) + "\n")
+
+
+def _spread(frames: NDArray[np.int64], n: int) -> Iterator[int]:
+    if len(frames):
+        for i in np.linspace(0, len(frames) - 1, n + 2).astype(int)[1:-1]:
+            yield int(frames[i])
+
+
+def start(scene: Scene, spec: Spec, settings: Settings, out: Path) -> Trainer:
+    """Make the run's folder and a trainer for it."""
+    (out / "preview").mkdir(parents=True, exist_ok=True)
+    write_settings(out, settings, spec)
+    return Trainer(scene, spec, settings, out)
