@@ -17,16 +17,17 @@ _SHARE = 11
 
 
 def split(
-    takes: Sequence[Sequence[int]], n_frames: int, holdout: str, valid: NDArray[np.bool_] | None = None
+    takes: Sequence[Sequence[int]], valid: NDArray[np.bool_], holdout: str
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Divide a clip into training frames and held-out frames, both ascending, without a common frame.
 
-    takes: [first, end) of each take. ``holdout``: ``last`` keeps the last 1/11 of the frames; ``takes:K`` keeps every
-    K-th take (the K-th, the 2K-th, ...) whole, for clips of many takes whose light and hair differ. Frames that are
-    not ``valid`` [N] are in neither part.
+    takes: [first, end) of each take. valid: [N]; frames that are not valid are in neither part. ``holdout``: ``last``
+    keeps the last 1/11 of the frames; ``takes:K`` keeps every K-th take (the K-th, the 2K-th, ...) whole, for clips of
+    many takes whose light and hair differ.
 
     Raises: ValueError: an unknown ``holdout``. DatasetError: one of the parts would be empty.
     """
+    n_frames = len(valid)
     held = np.zeros(n_frames, bool)
     if holdout == HOLDOUT_LAST:
         held[n_frames - n_frames // _SHARE :] = True
@@ -34,8 +35,7 @@ def split(
         every = _every(holdout)
         for first, end in takes[every - 1 :: every]:
             held[first:end] = True
-    usable = np.ones(n_frames, bool) if valid is None else np.asarray(valid, bool)
-    train, kept = np.flatnonzero(usable & ~held), np.flatnonzero(usable & held)
+    train, kept = np.flatnonzero(valid & ~held), np.flatnonzero(valid & held)
     if not len(train) or not len(kept):
         raise DatasetError(
             f"holdout {holdout!r} leaves {len(train)} training and {len(kept)} held-out frames of {n_frames} frames in "
@@ -47,7 +47,9 @@ def split(
 def _every(holdout: str) -> int:
     kind, _, number = holdout.partition(":")
     if kind != "takes" or not number.isdecimal() or int(number) < 2:
-        raise ValueError(f"unknown holdout {holdout!r}: choose 'last' or 'takes:K' with K of 2 or more, like takes:11")
+        raise ValueError(
+            f"unknown holdout {holdout!r}: choose 'last' or 'takes:K' with K of 2 or more, like takes:11"
+        )
     return int(number)
 
 
