@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -63,4 +64,4 @@ def segments(frames: NDArray[np.int64], takes: Sequence[Sequence[int]]) -> list[
         i for i in range(1, len(frames)) if frames[i] != frames[i - 1] + 1 or int(frames[i]) in starts
     ]  # the first frame of a stretch
     edges = [0, *cuts, len(frames)]
-    return [slice(a, b) for a, b in zip(edges[:-1], edges[1:], strict=True) if b > a]
+    return [slice(a, b) for a, b in itertools.pairwise(edges) if b > a]
