@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from synctalk_trainer import metrics
 from synctalk_trainer.mouth import LIPS
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from synctalk.errors import DatasetError
 from synctalk_trainer.split import segments, split
 

@@ -1,0 +1,119 @@
+"""What `synctalk evaluate` does: held-out frames of a run, every figure as JSON, pictures, a video and a page.
+
+The figures and their protocols are those of ``measure``; ``evaluation.json`` holds them with the run's name, what it
+was trained for, and the two trivial baselines.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from synctalk.errors import TrainingError
+
+from .evaluation_report import verdicts, write_report
+from .measure import Detect, baseline_scores, measure
+from .run import load_run, read_json, write_json
+from .split import segments, split
+
+__all__ = ["Options", "evaluate"]
+
+_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What to evaluate, and against what."""
+
+    dataset: Path | None = None
+    """The dataset's folder, if it is not where the run was trained."""
+    holdout: str | None = None
+    """Another split than the run's; refused if it would judge frames that were trained on."""
+    against: Path | None = None
+    """Another evaluated run, shown beside this one."""
+    limit: int | None = None
+    """Judge about so many frames only: the first ones of each unbroken stretch."""
+
+
+def evaluate(
+    run: str | Path,
+    detect: Detect,
+    options: Options | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Judge a run on its held-out frames; write ``evaluation.json`` and ``evaluation/`` into it, return the figures.
+
+    What cannot be measured is None. ``detect`` finds landmarks (``prepare.landmarks``); ``progress`` is called with
+    frames done and in all.
+
+    Raises: TrainingError: no checkpoint, a ``holdout`` that overlaps the training frames, an ``against`` that was not
+    evaluated. DatasetError: the dataset is gone or too short to hold frames out.
+    """
+    options = options or Options()
+    against = None if options.against is None else _evaluated(options.against)
+    opened = load_run(run, options.dataset)
+    data = opened.dataset
+    train, held = _frames(data.takes, data.valid, opened.settings.holdout, options)
+    folder = opened.path / "evaluation"
+    result = measure(data, opened, train, held, detect, folder, progress)
+    figures = _without_nan(
+        {
+            "format": "synctalk-evaluation",
+            "version": _VERSION,
+            "run": opened.path.name,
+            "preset": opened.settings.preset,
+            "holdout": options.holdout or opened.settings.holdout,
+            "seconds_trained": opened.seconds_trained,
+            "steps_trained": opened.step,
+            **result.figures,
+            "baselines": baseline_scores(data, train, held),
+        }
+    )
+    table = figures if against is None else {**figures, "against": against}
+    write_report(data, data.audio, result, table, folder, f"Evaluation of {opened.path.name}")
+    (folder / "frames.npy").unlink()
+    figures["verdicts"] = verdicts(figures)
+    write_json(opened.path / "evaluation.json", figures)
+    return figures
+
+
+def _frames(
+    takes: Any, valid: NDArray[np.bool_], trained: str, options: Options
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Training frames of the run and the frames to judge, which are never among them."""
+    train, held = split(takes, valid, trained)
+    if options.holdout not in (None, trained):
+        _, held = split(takes, valid, options.holdout)
+        if n_seen := len(np.intersect1d(train, held)):
+            raise TrainingError(
+                f"{n_seen} of the {len(held)} frames of holdout {options.holdout!r} were trained on (this run holds out "
+                f"{trained!r}): leave --holdout away, or train again with --holdout {options.holdout}"
+            )
+    if options.limit is not None:
+        parts = segments(held, takes)
+        share = math.ceil(options.limit / len(parts))
+        held = np.concatenate([held[part][:share] for part in parts])
+    return train, held
+
+
+def _evaluated(path: Path) -> dict[str, Any]:
+    file = path / "evaluation.json" if path.is_dir() else path
+    figures = read_json(file, f"run `synctalk evaluate {path}` first")
+    if not isinstance(figures, dict) or figures.get("format") != "synctalk-evaluation":
+        raise TrainingError(f"{file} is not an evaluation: run `synctalk evaluate {path}` first")
+    return figures
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON has no NaN: None instead."""
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    return value
