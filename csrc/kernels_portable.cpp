@@ -1,0 +1,3 @@
+#define SYNCTALK_PATH portable
+#include "composite_loops.h"
+#include "grid_loops.h"
