@@ -110,7 +110,7 @@ def _detect(pictures: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _measure(clip: FakeClip, head: FakeHead, folder: Path, holdout: str = "takes:2") -> measure.Evaluated:
-    train, held = split(clip.takes, np.ones(N, bool), holdout)
+    train, held = split(clip.takes, N, holdout)
     return measure.measure(clip, head, train, held, _detect, folder)
 
 
@@ -165,7 +165,7 @@ def test_nan_in_a_render_is_refused(clip: FakeClip, tmp_path: Path) -> None:
 
 
 def test_baselines_look_only_at_training_frames(clip: FakeClip) -> None:
-    train, held = split(clip.takes, np.ones(N, bool), "last")
+    train, held = split(clip.takes, N, "last")
     scores = measure.baseline_scores(clip, train, held)
     assert scores["oracle"]["psnr_mouth"] > scores["mean"]["psnr_mouth"]
     assert scores["oracle"]["psnr_full_own"] >= scores["oracle"]["psnr_full"]
@@ -195,7 +195,7 @@ def test_frames_without_a_face_are_left_out_of_curves(clip: FakeClip, tmp_path: 
         found[:3] = False
         return points, found
 
-    train, held = split(clip.takes, np.ones(N, bool), "takes:2")
+    train, held = split(clip.takes, N, "takes:2")
     result = measure.measure(clip, FakeHead(), train, held, half_blind, tmp_path)
     assert result.figures["frames_without_face"] == 3
     assert len(result.curves.lips) == 41
@@ -204,7 +204,7 @@ def test_frames_without_a_face_are_left_out_of_curves(clip: FakeClip, tmp_path: 
 
 def test_report_has_pictures_video_with_sound_and_page(clip: FakeClip, tmp_path: Path) -> None:
     result = _measure(clip, FakeHead(late=2), tmp_path)
-    train, held = split(clip.takes, np.ones(N, bool), "takes:2")
+    train, held = split(clip.takes, N, "takes:2")
     table = {
         **result.figures,
         "baselines": measure.baseline_scores(clip, train, held),

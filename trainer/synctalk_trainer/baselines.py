@@ -40,7 +40,7 @@ def nearest_landmarks(
     """
     flat = np.asarray(points[..., :2], np.float64).reshape(len(points), -1)
     flat = flat - flat[train].mean(axis=0)
-    return train[_squared_distances(flat[held], flat[train]).argmin(axis=1)]
+    return np.asarray(train[_squared_distances(flat[held], flat[train]).argmin(axis=1)], np.int64)
 
 
 def nearest_pose(
@@ -56,7 +56,7 @@ def nearest_pose(
     """
     turn = np.asarray(rotation, np.float64).reshape(-1, 9) * (_METRES_PER_RADIAN / np.sqrt(2))
     pose = np.concatenate([turn, np.asarray(translation, np.float64)], axis=1)
-    return train[_squared_distances(pose[held], pose[train]).argmin(axis=1)]
+    return np.asarray(train[_squared_distances(pose[held], pose[train]).argmin(axis=1)], np.int64)
 
 
 def _squared_distances(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -62,7 +62,7 @@ def evaluate(
     train, held = _frames(data.takes, data.valid, opened.settings.holdout, options)
     folder = opened.path / "evaluation"
     result = measure(data, opened, train, held, detect, folder, progress)
-    figures = _without_nan(
+    figures: dict[str, Any] = _without_nan(
         {
             "format": "synctalk-evaluation",
             "version": _VERSION,
@@ -87,9 +87,9 @@ def _frames(
     takes: Any, valid: NDArray[np.bool_], trained: str, options: Options
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Training frames of the run and the frames to judge, which are never among them."""
-    train, held = split(takes, valid, trained)
+    train, held = split(takes, len(valid), trained, valid)
     if options.holdout not in (None, trained):
-        _, held = split(takes, valid, options.holdout)
+        _, held = split(takes, len(valid), options.holdout, valid)
         if n_seen := len(np.intersect1d(train, held)):
             raise TrainingError(
                 f"{n_seen} of the {len(held)} frames of holdout {options.holdout!r} were trained on (this run holds out "

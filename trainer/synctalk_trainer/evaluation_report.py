@@ -33,7 +33,7 @@ _LABEL_HEIGHT = 18
 def difference(picture: Frame, truth: Frame) -> Frame:
     """Absolute difference, four times as bright, uint8."""
     gap = np.abs(picture.astype(np.int16) - truth.astype(np.int16)) * _DIFFERENCE_GAIN
-    return np.minimum(gap, 255).astype(np.uint8)
+    return np.asarray(np.minimum(gap, 255), np.uint8)
 
 
 def verdicts(figures: dict[str, Any]) -> list[str]:
@@ -195,7 +195,7 @@ def _sound_of(sound: NDArray[np.float32], frames: NDArray[np.int64]) -> NDArray[
     samples = 16_000 // _FPS
     padded = np.concatenate([sound, np.zeros(samples, np.float32)])
     index = (frames[:, None] * samples + np.arange(samples)).ravel()
-    return padded[np.minimum(index, len(padded) - 1)]
+    return np.asarray(padded[np.minimum(index, len(padded) - 1)], np.float32)
 
 
 def write_video(frames: Iterator[Frame], sound: NDArray[np.float32], path: Path) -> None:

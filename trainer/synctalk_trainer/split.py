@@ -19,17 +19,16 @@ _SHARE = 11
 
 
 def split(
-    takes: Sequence[Sequence[int]], valid: NDArray[np.bool_], holdout: str
+    takes: Sequence[Sequence[int]], n_frames: int, holdout: str, valid: NDArray[np.bool_] | None = None
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Divide a clip into training frames and held-out frames, both ascending, without a common frame.
 
-    takes: [first, end) of each take. valid: [N]; frames that are not valid are in neither part. ``holdout``: ``last``
+    takes: [first, end) of each take. valid: [N]; frames that are not valid are in neither part (all are by default). ``holdout``: ``last``
     keeps the last 1/11 of the frames; ``takes:K`` keeps every K-th take (the K-th, the 2K-th, ...) whole, for clips of
     many takes whose light and hair differ.
 
     Raises: ValueError: an unknown ``holdout``. DatasetError: one of the parts would be empty.
     """
-    n_frames = len(valid)
     held = np.zeros(n_frames, bool)
     if holdout == HOLDOUT_LAST:
         held[n_frames - n_frames // _SHARE :] = True
@@ -37,7 +36,8 @@ def split(
         every = _every(holdout)
         for first, end in takes[every - 1 :: every]:
             held[first:end] = True
-    train, kept = np.flatnonzero(valid & ~held), np.flatnonzero(valid & held)
+    usable = np.ones(n_frames, bool) if valid is None else np.asarray(valid, bool)
+    train, kept = np.flatnonzero(usable & ~held), np.flatnonzero(usable & held)
     if not len(train) or not len(kept):
         raise DatasetError(
             f"holdout {holdout!r} leaves {len(train)} training and {len(kept)} held-out frames of {n_frames} frames in "
