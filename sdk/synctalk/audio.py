@@ -1,8 +1,8 @@
 """Sound in, mel features out: the only place they are computed, in training and at run time.
 
-Samples are float32 mono in -1..1. Mel column ``c`` is centred at sample ``c * hop_samples``; outside the sound
-there is silence (``SILENCE``). Every stream here (``Resampler``, ``MelStream``, ``SpeechGate``) returns the same
-values for every way of cutting the sound into chunks, and the whole-file functions are one push and a flush of it.
+Samples are float32 mono in -1..1. Mel column ``c`` is centred at sample ``c * hop_samples``; outside the
+sound there is silence (``SILENCE``). Every stream here (``Resampler``, ``MelStream``, ``SpeechGate``) returns
+the same values for every way of cutting the sound into chunks; the whole-file functions are one push and a flush.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ _INTEGER_SCALES = {np.dtype(np.int16): 2.0**15, np.dtype(np.int32): 2.0**31}
 def to_mono(samples: ArrayLike) -> Float:
     """Bring samples to float32 mono in -1..1.
 
-    samples: [n] or [n, channels]; int16, int32, uint8 (128 is zero) or any float, floats in -1..1. Channels are averaged.
+    samples: [n] or [n, channels]; int16, int32, uint8 (128 is zero) or any float, floats in -1..1. Channels are
+    averaged.
 
     Raises: MediaError: another dtype or shape, or a NaN or infinity.
     """
@@ -71,10 +72,13 @@ def to_mono(samples: ArrayLike) -> Float:
 
 
 class Resampler:
-    """Stateful conversion of chunks of any rate, dtype and channel count to float32 mono at ``target_rate``."""
+    """Stateful conversion of chunks of any rate, dtype and channel count to float32 mono."""
 
     def __init__(self, rate: int, target_rate: int = 16_000) -> None:
-        """rate: samples a second of what will be pushed. Raises: MediaError: a rate outside 1 kHz .. 768 kHz."""
+        """rate: samples a second of what will be pushed.
+
+        Raises: MediaError: a rate outside 1 kHz .. 768 kHz.
+        """
         if not 1_000 <= rate <= 768_000:
             raise MediaError(
                 f"sample rate {rate} Hz is outside 1000..768000 Hz: check the rate that was given"
@@ -183,15 +187,16 @@ class MelStream:
         decibel = 20.0 * np.log10(np.maximum(_MIN_MAGNITUDE, mel)) - _REFERENCE_DB
         self._pending = self._pending[n * spec.hop_samples :]
         self._n_columns += n
-        return np.clip(8.0 * (decibel + _RANGE_DB) / _RANGE_DB - 4.0, -4.0, 4.0).astype(np.float32)
+        scaled: Float = np.clip(8.0 * (decibel + _RANGE_DB) / _RANGE_DB - 4.0, -4.0, 4.0).astype(np.float32)
+        return scaled
 
 
 def mel_spectrogram(samples: Float, spec: AudioSpec) -> Float:
-    """Mel features of a whole sound, float32 [columns, n_mels] in -4..4; column ``c`` is centred at ``c * hop_samples``.
+    """Mel features of a whole sound, float32 [columns, n_mels] in -4..4.
 
-    samples: float32 [n] at ``spec.sample_rate``. ``columns`` is ``1 + n // hop_samples`` (0 for an empty sound).
-    Pre-emphasis, periodic Hann window, zeros outside the sound, magnitudes, ``mel_filters``, decibel, 8 units for
-    100 dB.
+    samples: float32 [n] at ``spec.sample_rate``. Column ``c`` is centred at sample ``c * hop_samples``; there are
+    ``1 + n // hop_samples`` (0 for an empty sound). Pre-emphasis, periodic Hann window, zeros outside the sound,
+    magnitudes, ``mel_filters``, decibel, 8 units for 100 dB.
     """
     stream = MelStream(spec)
     return np.concatenate([stream.push(samples), stream.flush()])
@@ -203,12 +208,12 @@ def _first_columns(frame_indices: NDArray[np.int64], spec: AudioSpec, fps: int) 
 
 
 def window_starts(n_frames: int, spec: AudioSpec, fps: int) -> NDArray[np.int64]:
-    """First mel column of the window of frames 0 .. n_frames - 1, int64 [n_frames]; negative before the sound."""
+    """First mel column of the windows of frames 0 .. n_frames - 1, int64 [n_frames]; may be negative."""
     return _first_columns(np.arange(n_frames, dtype=np.int64), spec, fps)
 
 
 def last_column(frame_index: int, spec: AudioSpec, fps: int) -> int:
-    """The last mel column that frame ``frame_index`` sees; its condition can be had once that column is there."""
+    """The last mel column that a frame sees; its condition can be had once that column is there."""
     tap = np.array([frame_index + spec.taps_future], np.int64)
     return int(_first_columns(tap, spec, fps)[0]) + spec.window_columns - 1
 
@@ -218,8 +223,8 @@ def tap_windows(
 ) -> Float:
     """Windows that the audio branch sees for some frames, float32 [N, taps, n_mels, window_columns].
 
-    mel: [columns, n_mels], its first row being column ``first_column`` of the sound. Columns that ``mel`` does not
-    hold are silence.
+    mel: [columns, n_mels], its first row being column ``first_column`` of the sound. Columns that ``mel`` does
+    not hold are silence.
     """
     audio = spec.audio
     frames = np.asarray(frame_indices, np.int64)
@@ -233,17 +238,17 @@ def tap_windows(
 
 
 def loudness(mel: Float) -> Float:
-    """How loud each mel column is, float32 [columns], dB (digital silence: about -106, loud speech: about -30).
+    """How loud each mel column is, float32 [columns], dB (digital silence: -100, loud speech: about -40).
 
     mel: [columns, n_mels]. It is the mean power over the mel bins, after pre-emphasis.
     """
     decibel = (np.asarray(mel, np.float64) + 4.0) * (_RANGE_DB / 8.0) - _RANGE_DB
     power = np.mean(10.0 ** (decibel / 10.0), axis=1)
-    return (10.0 * np.log10(power)).astype(np.float32)
+    return np.asarray(10.0 * np.log10(power), np.float32)
 
 
 class SpeechGate:
-    """Whether somebody speaks, 0..1 for each mel column: causal, with hysteresis, a short hold and soft edges.
+    """Whether somebody speaks, 0..1 at each mel column: causal, with hysteresis, a short hold and soft edges.
 
     It opens ``_OPEN_DB`` above the noise floor (tracked: falls at once, rises slowly), but never more than
     ``_RANGE_BELOW_PEAK_DB`` below the recent peak, and stays open for ``_HOLD_S`` after the last loud column.
@@ -263,7 +268,7 @@ class SpeechGate:
     def __init__(self, spec: Spec) -> None:
         audio = spec.audio
         self._columns_s = audio.sample_rate / audio.hop_samples
-        ahead_s = (last_column(0, audio, spec.fps)) / self._columns_s
+        ahead_s = last_column(0, audio, spec.fps) / self._columns_s
         self._hold = round((self._HOLD_S + ahead_s) * self._columns_s)  # columns are read ``ahead_s`` early
         self._floor = self._FLOOR_START_DB
         self._peak = self._PEAK_START_DB
@@ -293,8 +298,8 @@ class SpeechGate:
 def speech_activity(mel: Float, n_frames: int, spec: Spec) -> Float:
     """How much somebody speaks at each frame, float32 [n_frames] in 0..1: ``SpeechGate`` at its last column.
 
-    mel: [columns, n_mels] of the whole sound. The gate is open when the sound of a word begins, since it looks as far
-    ahead as the condition does, and no further.
+    mel: [columns, n_mels] of the whole sound. The gate is open when a word begins, since it looks as far ahead as
+    the condition does, and no further.
     """
     last = np.array([last_column(i, spec.audio, spec.fps) for i in range(n_frames)], np.int64)
     n_missing = max(0, int(last.max(initial=-1)) + 1 - len(mel))
