@@ -1,0 +1,2 @@
+#define SYNCTALK_PATH portable
+#include "field_block.h"
