@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import av
 import cv2
 import jinja2
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from synctalk.errors import MediaError
+from synctalk.media import atomic_path, write_mp4
+
 from . import metrics
 from .measure import Clip, Curves, Evaluated
 from .mouth import LIPS
 
-__all__ = ["difference", "verdicts", "write_report", "write_video"]
+__all__ = ["difference", "verdicts", "write_report"]
 
 Frame = NDArray[np.uint8]
 
-_FPS = 25
+_FPS, _RATE = 25, 16_000
 _DIFFERENCE_GAIN = 4
 _N_SPREAD, _N_WORST, _N_MOUTHS = 6, 6, 12
 _MOUTH_SIDE = 160
@@ -99,11 +100,11 @@ def write_report(
     _write_png(folder / "worst.png", _comparison_sheet(clip, result, worst))
     _write_png(folder / "mouths.png", _mouth_sheet(clip, result))
     _write_curves(result.curves, folder / "curves.png")
-    write_video(_side_by_side(clip, result), _sound_of(sound, result.frames), folder / "side_by_side.mp4")
+    samples = _sound_of(sound, result.frames)
+    write_mp4(folder / "side_by_side.mp4", _side_by_side(clip, result), _FPS, samples, _RATE)
     page = _PAGE.render(title=title, table=_rows(table), columns=_columns(table), verdicts=verdicts(table))
-    temporary = folder / "report.html.tmp"
-    temporary.write_text(page, encoding="utf-8")
-    temporary.replace(folder / "report.html")
+    with atomic_path(folder / "report.html") as temporary:
+        temporary.write_text(page, encoding="utf-8")
 
 
 def _triple(clip: Clip, result: Evaluated, i: int) -> list[Frame]:
@@ -157,10 +158,9 @@ def _label(text: str, width: int) -> Frame:
 
 
 def _write_png(path: Path, picture: Frame) -> None:
-    temporary = path.with_name(path.stem + ".tmp.png")
-    if not cv2.imwrite(str(temporary), np.ascontiguousarray(picture[..., ::-1])):
-        raise OSError(f"cannot write {temporary}")
-    temporary.replace(path)
+    with atomic_path(path) as temporary:
+        if not cv2.imwrite(str(temporary), np.ascontiguousarray(picture[..., ::-1])):
+            raise MediaError(f"cannot write {path}: is the disk full?")
 
 
 def _write_curves(curves: Curves, path: Path) -> None:
@@ -179,58 +179,21 @@ def _write_curves(curves: Curves, path: Path) -> None:
         axis.margins(x=0.005)
     figure.axes[0].legend(loc="upper right")
     figure.axes[1].set_xlabel("seconds of held-out frames")
-    temporary = path.with_name(path.stem + ".tmp.png")
-    figure.savefig(temporary, dpi=90)
-    temporary.replace(path)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=90)
 
 
 def _side_by_side(clip: Clip, result: Evaluated) -> Iterator[Frame]:
     for i in range(len(result.frames)):
-        picture = np.concatenate(_triple(clip, result, i), axis=1)
-        yield picture[: len(picture) // 2 * 2, : picture.shape[1] // 2 * 2]
+        yield np.concatenate(_triple(clip, result, i), axis=1)
 
 
 def _sound_of(sound: NDArray[np.float32], frames: NDArray[np.int64]) -> NDArray[np.float32]:
     """The 640 samples of each frame, one after the other (zeros past the end)."""
-    samples = 16_000 // _FPS
+    samples = _RATE // _FPS
     padded = np.concatenate([sound, np.zeros(samples, np.float32)])
     index = (frames[:, None] * samples + np.arange(samples)).ravel()
     return np.asarray(padded[np.minimum(index, len(padded) - 1)], np.float32)
-
-
-def write_video(frames: Iterator[Frame], sound: NDArray[np.float32], path: Path) -> None:
-    """Write H.264 and AAC at 25 frames a second. frames: uint8 [H, W, 3], even sides; sound: 16 kHz mono [n]."""
-    temporary = path.with_name(path.stem + ".tmp.mp4")
-    first = next(frames)
-    with av.open(str(temporary), "w", options={"movflags": "faststart"}) as container:
-        video = container.add_stream("libx264", rate=_FPS, options={"crf": "18", "preset": "veryfast"})
-        video.height, video.width = first.shape[:2]
-        video.pix_fmt = "yuv420p"
-        audio = container.add_stream("aac", rate=16_000, layout="mono")
-        samples = (sound.clip(-1, 1) * 32767).astype(np.int16)
-        position = 0
-
-        def put_sound(end: int) -> None:
-            nonlocal position
-            block = av.AudioFrame.from_ndarray(samples[None, position:end], format="s16", layout="mono")
-            block.sample_rate, block.pts, block.time_base = 16_000, position, Fraction(1, 16_000)
-            container.mux(audio.encode(block))
-            position = end
-
-        for i, picture in enumerate(_chained(first, frames)):
-            block = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
-            block.pts, block.time_base = i, Fraction(1, _FPS)
-            container.mux(video.encode(block))
-            if position < (end := min(len(samples), (i + 1) * 640)):
-                put_sound(end)
-        container.mux(video.encode(None))
-        container.mux(audio.encode(None))
-    temporary.replace(path)
-
-
-def _chained(first: Frame, rest: Iterator[Frame]) -> Iterator[Frame]:
-    yield first
-    yield from rest
 
 
 _NAMES = {
