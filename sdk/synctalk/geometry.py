@@ -45,7 +45,8 @@ def project(camera: Camera, rotation: Float, translation: Float, points: Float) 
 
     rotation: [..., 3, 3], translation: [..., 3], points: [P, 3] metres. Returns [..., P, 2] pixels (u, v).
     """
-    seen = np.einsum("...ij,pj->...pi", rotation, points) + np.asarray(translation)[..., None, :]  # [..., P, 3]
+    seen = np.einsum("...ij,pj->...pi", rotation, points)  # [..., P, 3]
+    seen = seen + np.asarray(translation)[..., None, :]
     depth = seen[..., 2:]
     centre = np.array([camera.centre_x, camera.centre_y], seen.dtype)
     projected: Float = camera.focal_px * seen[..., :2] / depth + centre

@@ -1,0 +1,280 @@
+"""Files in and out: sound of any container, video frames, H.264 + AAC in mp4.
+
+Pictures are uint8 [H, W, 3] RGB; sound is float32 mono. PyAV is imported on first use.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import tempfile
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from synctalk.audio import resample, to_mono
+from synctalk.errors import MediaError
+
+if TYPE_CHECKING:
+    from av.container import InputContainer, OutputContainer
+
+__all__ = [
+    "Mp4Writer",
+    "VideoFrames",
+    "atomic_path",
+    "frame_sound",
+    "open_mp4",
+    "playable",
+    "read_audio",
+    "read_video",
+    "write_mp4",
+]
+
+Float = NDArray[np.float32]
+Picture = NDArray[np.uint8]
+Source = str | os.PathLike[str] | bytes
+"""A file's path, or its content."""
+
+_AAC_RATES = (16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
+_BT709 = 1
+_LIMITED_RANGE = 1
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A temporary path beside ``path`` that takes its place when the block ends without an error.
+
+    Raises: MediaError: the folder does not exist or cannot be written.
+    """
+    target = Path(path)
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{target.stem}.", suffix=target.suffix, dir=target.parent)
+    except OSError as error:
+        raise MediaError(f"cannot write {target}: {error.strerror}. Choose a folder that exists.") from error
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _name(source: Source) -> str:
+    return f"{len(source)} bytes of media" if isinstance(source, bytes) else str(source)
+
+
+def _open(source: Source) -> InputContainer:
+    import av
+
+    try:
+        return av.open(io.BytesIO(source) if isinstance(source, bytes) else os.fspath(source))
+    except (av.error.FFmpegError, OSError) as error:
+        raise MediaError(f"cannot read {_name(source)}: {error}. Give an intact media file.") from error
+
+
+def read_audio(source: Source) -> tuple[Float, int]:
+    """Read the (first) sound of a sound or video file.
+
+    Returns samples float32 [n] mono in -1..1 and their rate in Hz.
+    Raises: MediaError: no such file, no sound inside, or damaged.
+    """
+    import soundfile
+
+    if not isinstance(source, bytes) and not Path(source).is_file():
+        raise MediaError(f"no such file: {source}. Give a sound file, such as a wav, mp3, m4a or mp4.")
+    try:
+        file = io.BytesIO(source) if isinstance(source, bytes) else os.fspath(source)
+        samples, rate = soundfile.read(file, dtype="float32", always_2d=True)
+    except (soundfile.LibsndfileError, TypeError):  # not one of its formats: video containers, AAC ...
+        return _decode_audio(source)
+    return _not_empty(to_mono(samples), source), int(rate)
+
+
+def _decode_audio(source: Source) -> tuple[Float, int]:
+    import av
+
+    with closing(_open(source)) as container:
+        if not container.streams.audio:
+            raise MediaError(f"{_name(source)} has no sound. Give a file with an audio stream.")
+        stream = container.streams.audio[0]
+        rate = int(stream.rate)
+        resampler = av.AudioResampler(format="fltp", layout="mono", rate=rate)
+        try:
+            pieces = [
+                out.to_ndarray()[0] for frame in container.decode(stream) for out in resampler.resample(frame)
+            ]
+        except av.error.FFmpegError as error:
+            raise MediaError(f"the sound of {_name(source)} is damaged: {error}. Convert it anew.") from error
+    samples = np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
+    return _not_empty(to_mono(samples), source), rate
+
+
+def _not_empty(samples: Float, source: Source) -> Float:
+    if len(samples) == 0:
+        raise MediaError(f"{_name(source)} holds no samples. Give a sound that lasts.")
+    return samples
+
+
+class VideoFrames:
+    """The frames of a video, decoded once and only as far as asked for, kept as uint8 [H, W, 3]. Thread-safe."""
+
+    def __init__(self, source: Source) -> None:
+        """Raises: MediaError: unreadable, or without video."""
+        self._source = source
+        self._container = _open(source)
+        if not self._container.streams.video:
+            raise MediaError(f"{_name(source)} has no video stream.")
+        self._container.streams.video[0].thread_type = "SLICE"  # frame threads cost memory and start late
+        self._decoded = self._container.decode(video=0)
+        self._frames: list[Picture] = []
+        self._lock = threading.Lock()
+
+    def __getitem__(self, index: int) -> Picture:
+        """Frame ``index`` >= 0. Raises: IndexError: past the end; MediaError: damaged."""
+        with self._lock:
+            while len(self._frames) <= index:
+                self._frames.append(self._decode())
+            return self._frames[index]
+
+    def _decode(self) -> Picture:
+        import av
+
+        try:
+            frame = next(self._decoded)
+        except StopIteration:
+            self._container.close()
+            raise IndexError(f"{_name(self._source)} has {len(self._frames)} frames") from None
+        except av.error.FFmpegError as error:
+            raise MediaError(f"{_name(self._source)} is damaged: {error}.") from error
+        picture = frame.to_ndarray(format="rgb24")
+        picture.setflags(write=False)
+        return picture
+
+
+def read_video(source: Source) -> Picture:
+    """All frames of a video, uint8 [P, H, W, 3]. Raises: MediaError: unreadable, empty or damaged."""
+    frames = list(VideoFrames(source))
+    if not frames:
+        raise MediaError(f"{_name(source)} holds no frames.")
+    return np.stack(frames)
+
+
+class Mp4Writer:
+    """Appends frames and sound to an open mp4; see ``open_mp4``."""
+
+    def __init__(self, container: OutputContainer, fps: int, rate: int | None, crf: int) -> None:
+        self._container, self._fps, self._rate, self._crf = container, fps, rate, crf
+        self._video: Any = None
+        self._audio: Any = None
+        self._n_frames = 0
+        self._n_samples = 0
+
+    def write(self, image: Picture, audio: Float | None = None) -> None:
+        """Append a frame, uint8 [H, W, 3], and the samples it plays with, float32 [n] mono."""
+        import av
+
+        if self._video is None:
+            self._start(image)
+        frame = av.VideoFrame.from_ndarray(self._even(image), format="rgb24")
+        frame = frame.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
+        frame.pts = self._n_frames
+        self._n_frames += 1
+        self._container.mux(self._video.encode(frame))
+        if audio is not None and self._audio is not None and len(audio):
+            self._write_audio(audio)
+
+    def _start(self, image: Picture) -> None:
+        height, width = self._even(image).shape[:2]
+        video = self._container.add_stream("libx264", rate=self._fps)
+        video.width, video.height, video.pix_fmt = width, height, "yuv420p"
+        video.options = {"crf": str(self._crf), "preset": "veryfast"}
+        context = video.codec_context
+        context.colorspace = context.color_primaries = context.color_trc = _BT709
+        context.color_range = _LIMITED_RANGE
+        self._video = video
+        if self._rate is not None:
+            self._audio = self._container.add_stream("aac", rate=self._rate, layout="mono")
+            self._audio.bit_rate = 128_000
+
+    @staticmethod
+    def _even(image: Picture) -> Picture:
+        height, width = image.shape[:2]
+        return np.ascontiguousarray(image[: height & ~1, : width & ~1, :3])
+
+    def _write_audio(self, audio: Float) -> None:
+        import av
+
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(audio[None], np.float32), "fltp", "mono")
+        frame.sample_rate = self._rate
+        frame.pts, frame.time_base = self._n_samples, Fraction(1, self._rate or 1)
+        self._n_samples += len(audio)
+        self._container.mux(self._audio.encode(frame))
+
+    def finish(self) -> None:
+        """Write what the encoders still hold. Raises: MediaError: there was no frame."""
+        if self._video is None:
+            raise MediaError("there are no frames to write. Give a sound that lasts.")
+        self._container.mux(self._video.encode(None))
+        if self._audio is not None:
+            self._container.mux(self._audio.encode(None))
+
+
+@contextmanager
+def open_mp4(
+    path: str | os.PathLike[str], fps: int, rate: int | None = None, crf: int = 18
+) -> Iterator[Mp4Writer]:
+    """A writer of an mp4 (H.264, AAC, index in front) that appears at ``path`` when the block ends well.
+
+    rate: samples a second of the sound that will be written, None for a silent video; crf: 0 (best) .. 51. Odd sizes
+    lose their last row or column: H.264 stores colour for 2 x 2 pixels.
+    Raises: MediaError: a folder that cannot be written, or no frames.
+    """
+    import av
+
+    with atomic_path(path) as temporary:
+        options = {"movflags": "+faststart"}
+        with closing(av.open(temporary, "w", format="mp4", options=options)) as container:
+            writer = Mp4Writer(container, fps, rate, crf)
+            yield writer
+            writer.finish()
+
+
+def write_mp4(
+    path: str | os.PathLike[str],
+    frames: Iterable[Picture],
+    fps: int,
+    samples: Float | None = None,
+    rate: int | None = None,
+    crf: int = 18,
+) -> int:
+    """Write frames (uint8 [H, W, 3]) and, if given, their sound (float32 [n] mono at ``rate``); how many frames.
+
+    Raises: MediaError: no frames, or a folder that cannot be written.
+    """
+    sound, sound_rate = (None, None) if samples is None or rate is None else playable(samples, rate)
+    n = 0
+    with open_mp4(path, fps, sound_rate, crf) as writer:
+        for n, image in enumerate(frames, start=1):
+            part = None if sound is None else frame_sound(sound, sound_rate or 1, n - 1, fps)
+            writer.write(image, part)
+    return n
+
+
+def playable(samples: Float, rate: int) -> tuple[Float, int]:
+    """The sound at a rate that AAC players know: its own, or resampled to 48 kHz."""
+    return (samples, rate) if rate in _AAC_RATES else (resample(samples, rate, 48_000), 48_000)
+
+
+def frame_sound(samples: Float, rate: int, index: int, fps: int) -> Float:
+    """The samples that frame ``index`` plays with."""
+    return samples[index * rate // fps : (index + 1) * rate // fps]

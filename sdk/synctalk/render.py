@@ -1,0 +1,54 @@
+"""One frame: the head over the picture that holds torso and background.
+
+Pictures are uint8 [H, W, 3] RGB; an alpha is uint8 [H, W], 255 where the person is.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["compose", "person_alpha"]
+
+Float = NDArray[np.float32]
+Picture = NDArray[np.uint8]
+
+_TORSO_FROM, _TORSO_FULL = 10, 30
+"""Difference of plate and background, of 255: below the first it is coding noise, above the second the torso."""
+
+
+def compose(head: Float, plate: Picture) -> Picture:
+    """Put a head over a plate, uint8 [H, W, 3].
+
+    head: float32 [H, W, 4] premultiplied RGBA in 0..1; plate: uint8 [H, W, 3].
+    Raises: ValueError: sizes that differ.
+    """
+    if head.shape[:2] != plate.shape[:2]:
+        raise ValueError(f"the head is {head.shape[:2]} pixels, the plate {plate.shape[:2]}: they must agree")
+    image = plate.copy()
+    box = _box(head[..., 3])
+    part = head[box]
+    shown = part[..., :3] * 255.0 + (1.0 - part[..., 3:]) * plate[box]
+    image[box] = np.clip(shown + 0.5, 0.0, 255.0).astype(np.uint8)
+    return image
+
+
+def _box(alpha: Float) -> tuple[slice, slice]:
+    """The smallest box around what is not clear: the rest of the plate needs no arithmetic."""
+    covered = alpha > 0.0
+    rows, columns = np.flatnonzero(covered.any(axis=1)), np.flatnonzero(covered.any(axis=0))
+    if len(rows) == 0:
+        return slice(0, 0), slice(0, 0)
+    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
+
+
+def person_alpha(head: Float, plate: Picture, background: Picture) -> Picture:
+    """How much of each pixel is the person, uint8 [H, W]: the head, or the torso where the plate shows it.
+
+    head: [H, W, 4] as in ``compose``; plate, background: uint8 [H, W, 3]. The torso is where the plate differs from
+    the background: clothes of the background's colour turn out clear.
+    """
+    difference = np.abs(plate.astype(np.int16) - background).max(axis=2)
+    torso = np.clip((difference - _TORSO_FROM) / (_TORSO_FULL - _TORSO_FROM), 0.0, 1.0)
+    alpha = np.maximum(torso, head[..., 3])
+    return np.clip(alpha * 255.0 + 0.5, 0.0, 255.0).astype(np.uint8)
