@@ -39,7 +39,7 @@ class CMakeBuild(build_ext):
         target.parent.mkdir(parents=True, exist_ok=True)
         (built,) = folder.glob("_native.*.so")
         shutil.copy2(built, target.with_name(target.name + ".new"))
-        os.replace(target.with_name(target.name + ".new"), target)
+        target.with_name(target.name + ".new").replace(target)
 
 
 setup(ext_modules=[Extension("synctalk._native", sources=[])], cmdclass={"build_ext": CMakeBuild})

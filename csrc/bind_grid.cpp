@@ -9,7 +9,7 @@
 #include "composite.h"
 #include "grid.h"
 #include "levels.h"
-#include "march.h"
+#include "march_settings.h"
 #include "simd.h"
 #include "threads.h"
 
@@ -66,27 +66,18 @@ int64_t march(const py::array& origins, const py::array& directions, const py::a
               const py::array& box_min, const py::array& box_max, const py::array& occupancy, int resolution,
               float step, int max_samples, py::array positions, py::array distances, py::array rays,
               py::array offsets) {
-  if (resolution < 1 || resolution > 1024) throw py::value_error("G: expected 1 to 1024");
-  if (!(step > 0.0f) || max_samples < 1) throw py::value_error("step and max_samples: expected to be positive");
+  const March setup = march_of(input<float>(box_min, "box_min", {3}), input<float>(box_max, "box_max", {3}), resolution,
+                               step, max_samples,
+                               input<uint8_t>(occupancy, "occupancy", {occupancy_bytes(resolution)}));
   const auto n_rays = axis_length(origins, "origins", 2, 0);
   const float* from = input<float>(origins, "origins", {n_rays, 3});
   const float* along = input<float>(directions, "directions", {n_rays, 3});
   const float* shift = input<float>(jitter, "jitter", {n_rays});
-  const float* low = input<float>(box_min, "box_min", {3});
-  const float* high = input<float>(box_max, "box_max", {3});
-  const int64_t n_cells = static_cast<int64_t>(resolution) * resolution * resolution;
-  March setup{{}, {}, input<uint8_t>(occupancy, "occupancy", {(n_cells + 7) / 8}), resolution, step, max_samples};
-  for (int a = 0; a < 3; ++a) {
-    if (!(low[a] < high[a])) throw py::value_error("box_min: expected to be below box_max on every axis");
-    setup.box_min[a] = low[a];
-    setup.box_max[a] = high[a];
-  }
   const auto cap = axis_length(distances, "distances", 1, 0);
-  if (cap < n_rays * max_samples) {
+  if (cap < n_rays * max_samples || cap > kMaxSamples) {
     throw py::value_error("distances: expected room for R * max_samples = " + std::to_string(n_rays * max_samples) +
-                          " samples, got " + std::to_string(cap));
+                          " samples (fewer than 2^31), got " + std::to_string(cap));
   }
-  if (cap > kMaxSamples) throw py::value_error("distances: expected fewer than 2^31 samples");
   float* at = output<float>(positions, "positions", {cap, 3});
   float* reach = output<float>(distances, "distances", {cap});
   int32_t* owner = output<int32_t>(rays, "rays", {cap});

@@ -6,6 +6,7 @@
 
 namespace synctalk {
 
+// A level from a row of scale, resolution, size, offset, is_hashed.
 inline Level level_of(const double row[5]) {
   for (int i = 0; i < 5; ++i) {
     if (!(row[i] >= 0.0 && row[i] < 2147483648.0)) throw py::value_error("levels: expected values from 0 to 2^31");

@@ -6,7 +6,7 @@
 namespace synctalk {
 
 struct March {
-  float box_min[3], box_max[3];
+  float box_min[3], box_max[3], inverse_extent[3];  // metres, 1 / (max - min)
   const uint8_t* occupancy;  // G^3 bits, see docs/formats.md
   int resolution;            // G
   float step;                // metres
@@ -52,24 +52,21 @@ SYNCTALK_HD Stretch stretch_in_box(const March& march, const float origin[3], co
 SYNCTALK_HD void unit_position(const March& march, const float origin[3], const float direction[3], float distance,
                                float unit[3]) {
   for (int a = 0; a < 3; ++a) {
-    const float along = origin[a] + direction[a] * distance - march.box_min[a];
-    const float u = along / (march.box_max[a] - march.box_min[a]);
+    const float u = (origin[a] + direction[a] * distance - march.box_min[a]) * march.inverse_extent[a];
     unit[a] = u > 0.0f ? (u < 1.0f ? u : 1.0f) : 0.0f;
   }
 }
 
-// Calls emit(j, distance) for the samples of one ray: midpoints of steps of march.step from where the ray enters the
-// box, shifted by jitter steps (-0.5..0.5), in occupied cells. Returns how many.
+// Calls emit(j, distance) for the samples of one ray: one in every step of march.step from where the ray enters the box,
+// `jitter` steps (0..1; 0.5 is the middle) after the step's start, kept where its cell is occupied. Returns how many.
 template <class Emit>
 SYNCTALK_HD int march_ray(const March& march, const float origin[3], const float direction[3], float jitter,
                           Emit emit) {
   const Stretch stretch = stretch_in_box(march, origin, direction);
-  const float first = 0.5f + jitter;
   int n = 0;
   for (int k = 0; n < march.max_samples; ++k) {
-    const float distance = stretch.near + (static_cast<float>(k) + first) * march.step;
+    const float distance = stretch.near + (static_cast<float>(k) + jitter) * march.step;
     if (!(distance < stretch.far)) break;
-    if (distance < stretch.near) continue;
     float unit[3];
     unit_position(march, origin, direction, distance, unit);
     if (is_occupied(march, unit)) emit(n++, distance);

@@ -1,0 +1,113 @@
+"""Types of the native module; see docs/native.md. Its sources are in csrc/."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float = NDArray[np.float32]
+Int = NDArray[np.int32]
+
+def simd_paths() -> list[str]: ...
+def simd() -> str: ...
+def set_simd(name: str) -> None: ...
+def threads() -> int: ...
+def set_threads(n: int) -> None: ...
+def cuda_devices() -> int: ...
+def grid_encode(positions: Float, tables: Float, levels: NDArray[np.float64], out: Float) -> None: ...
+def grid_encode_backward(
+    positions: Float,
+    tables: Float,
+    d_out: Float,
+    levels: NDArray[np.float64],
+    d_tables: Float,
+    d_positions: Float | None = None,
+) -> None: ...
+def grid_unroll(tables: Float, level: NDArray[np.float64], out: Float) -> None: ...
+def march(
+    origins: Float,
+    directions: Float,
+    jitter: Float,
+    box_min: Float,
+    box_max: Float,
+    occupancy: NDArray[np.uint8],
+    resolution: int,
+    step: float,
+    max_samples: int,
+    positions: Float,
+    distances: Float,
+    rays: Int,
+    offsets: Int,
+) -> int: ...
+def composite(
+    density: Float, feature: Float, offsets: Int, step: float, out: Float, alpha: Float, weight: Float
+) -> None: ...
+def composite_backward(
+    density: Float,
+    feature: Float,
+    offsets: Int,
+    step: float,
+    weight: Float,
+    d_out: Float,
+    d_alpha: Float,
+    d_weight: Float | None,
+    d_density: Float,
+    d_feature: Float,
+) -> None: ...
+def rasterize(vertices: Float, triangles: Int, ids: Int, depth: Float, perspective: bool = True) -> None: ...
+def interpolate_attributes(
+    vertices: Float, triangles: Int, ids: Int, attributes: Float, out: Float, perspective: bool = True
+) -> None: ...
+def shade_picture(
+    vertices: Float,
+    triangles: Int,
+    ids: Int,
+    attributes: Float,
+    materials: Int,
+    table: Float,
+    lights: Float,
+    textures: Float,
+    out: Float,
+) -> None: ...
+
+class Field:
+    def __init__(
+        self,
+        levels: NDArray[np.float64],
+        channels: int,
+        condition: int,
+        expression: int,
+        attention_hidden: int,
+        is_sigmoid: bool,
+        density_hidden: int,
+        density_layers: int,
+        feature: int,
+    ) -> None: ...
+    def forward(
+        self,
+        positions: Float,
+        groups: Int,
+        condition: Float,
+        expression: Float,
+        tables: Float,
+        weights: list[Float],
+        log_density: Float,
+        feature: Float,
+    ) -> None: ...
+    def backward(
+        self,
+        positions: Float,
+        groups: Int,
+        condition: Float,
+        expression: Float,
+        tables: Float,
+        weights: list[Float],
+        d_log_density: Float,
+        d_feature: Float,
+        d_condition: Float,
+        d_expression: Float,
+        d_tables: Float,
+        d_weights: list[Float],
+    ) -> None: ...
+
+def __getattr__(name: str) -> Any: ...  # parts that only some builds have (CUDA)
