@@ -6,6 +6,9 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+pytest.importorskip("cv2", reason="mediapipe's OpenCV is not installed")
+
+
 from synctalk_trainer.drive import drive, frame_loudness, quiet_frames
 
 RATE, SIZE = 16_000, 48

@@ -7,7 +7,6 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-
 from synctalk.errors import TrainingError
 
 pytest.importorskip("cv2", reason="mediapipe's OpenCV is not installed")

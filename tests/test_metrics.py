@@ -3,6 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+pytest.importorskip("cv2", reason="mediapipe's OpenCV is not installed")
+
+
 from synctalk_trainer import metrics
 from synctalk_trainer.mouth import LIPS
 

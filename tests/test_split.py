@@ -2,8 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
-from synctalk.errors import DatasetError
+from synctalk.errors import DatasetError, TrainingError
 from synctalk_trainer.split import segments, split
 
 TAKES = [(i * 10, i * 10 + 10) for i in range(22)]
@@ -32,7 +31,7 @@ def test_frames_without_a_face_are_in_neither_part(holdout: str) -> None:
 
 @pytest.mark.parametrize("holdout", ["", "first", "takes", "takes:1", "takes:x", "takes:-3"])
 def test_unknown_holdout_is_refused(holdout: str) -> None:
-    with pytest.raises(ValueError, match="choose 'last'"):
+    with pytest.raises(TrainingError, match="choose 'last'"):
         split(TAKES, 220, holdout)
 
 

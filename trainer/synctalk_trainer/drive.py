@@ -90,7 +90,7 @@ def frame_loudness(samples: NDArray[np.float32], n_frames: int) -> NDArray[np.fl
     padded = np.zeros(n_frames * _FRAME_SAMPLES)
     kept = samples[: len(padded)]
     padded[: len(kept)] = kept
-    power = np.square(padded.reshape(n_frames, -1)).mean(axis=1)
+    power = np.square(padded.reshape(n_frames, _FRAME_SAMPLES)).mean(axis=1)
     return np.asarray(10 * np.log10(np.maximum(power, 10 ** (_FLOOR_DB / 10))), np.float32)
 
 

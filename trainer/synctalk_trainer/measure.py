@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import binary_dilation
 
 from . import metrics
 from .baselines import Pictures, mean_frame, nearest_landmarks, nearest_pose
@@ -92,9 +92,11 @@ class Regions:
     def of(clip: Clip, frame: int) -> Regions:
         head = np.asarray(clip.masks[frame]) == _HEAD
         points, size = clip.landmarks[frame], len(head)
+        reach = max(1, round(size / _GROW_SHARE))
+        disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1))
         return Regions(
             head,
-            binary_dilation(head, iterations=max(1, round(size / _GROW_SHARE))),
+            cv2.dilate(head.astype(np.uint8), disc) > 0,
             metrics.landmark_box(points, _FACE_MARGIN_PX, size),
             metrics.landmark_box(points[list(LIPS)], _MOUTH_MARGIN_PX, size),
         )
@@ -102,13 +104,13 @@ class Regions:
     def score(self, picture: Frame, truth: Frame) -> dict[str, float]:
         """PSNR (at most 100 dB) and SSIM of one picture in every region."""
         face, mouth = self.face.slices, self.mouth.slices
-        ssim = metrics.ssim_map(picture, truth)
+        error, ssim = metrics.squared_error(picture, truth), metrics.ssim_map(picture, truth)
         inner = np.s_[metrics.SSIM_BORDER : -metrics.SSIM_BORDER, metrics.SSIM_BORDER : -metrics.SSIM_BORDER]
         scores = {
-            "psnr_full": metrics.psnr(picture, truth),
-            "psnr_head": metrics.psnr(picture, truth, self.head),
-            "psnr_face": metrics.psnr(picture[face], truth[face]),
-            "psnr_mouth": metrics.psnr(picture[mouth], truth[mouth]),
+            "psnr_full": metrics.decibel(error),
+            "psnr_head": metrics.decibel(error[self.head]),
+            "psnr_face": metrics.decibel(error[face]),
+            "psnr_mouth": metrics.decibel(error[mouth]),
         }
         scores = {name: min(value, _MAX_PSNR) for name, value in scores.items()}
         scores["ssim_full"] = float(ssim[inner].mean())

@@ -1,4 +1,4 @@
-"""Figures of quality on pictures, landmarks and curves. NumPy and SciPy only; every function is pure.
+"""Figures of quality on pictures, landmarks and curves. Every function is pure.
 
 Pictures are [H, W, 3] RGB on the scale 0..255 (uint8 or float). Landmarks are MediaPipe's 478 points in pixels,
 [N, 478, >=2]. Curves are [N], one value a frame; a curve comes with ``parts``, the slices of unbroken frames
@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import correlate1d
 
 from .mouth import LIPS
 
@@ -23,6 +23,7 @@ __all__ = [
     "best_lag",
     "blink_events",
     "blink_f1",
+    "decibel",
     "eye_openness",
     "gain",
     "inter_ocular",
@@ -32,11 +33,11 @@ __all__ = [
     "luma",
     "pearson",
     "psnr",
+    "squared_error",
     "ssim_map",
 ]
 
 Float = NDArray[np.float32]
-Double = NDArray[np.float64]
 Picture = NDArray[np.uint8] | NDArray[np.floating]
 
 _PEAK = 255.0
@@ -69,31 +70,33 @@ def landmark_box(points: NDArray[np.floating], margin_px: float, size: int) -> B
     return Box(int(low[0]), int(low[1]), int(max(high[0], low[0] + 1)), int(max(high[1], low[1] + 1)))
 
 
-def psnr(picture: Picture, truth: Picture, mask: NDArray[np.bool_] | None = None) -> float:
-    """Peak signal-to-noise ratio, dB: 10 log10(255^2 / mean squared error over pixels and channels).
-
-    mask: [H, W], the pixels that count; all without one. Equal pictures give infinity, an empty mask NaN.
-    """
+def squared_error(picture: Picture, truth: Picture) -> Float:
+    """Squared difference of each pixel, mean over its channels: [H, W]."""
     difference = np.asarray(picture, np.float32) - np.asarray(truth, np.float32)
-    if mask is not None:
-        difference = difference[mask]
-    if not difference.size:
+    return np.asarray(np.einsum("hwc,hwc->hw", difference, difference) / difference.shape[2], np.float32)
+
+
+def decibel(error: NDArray[np.floating]) -> float:
+    """Peak signal-to-noise ratio of squared errors, dB: 10 log10(255^2 / mean).
+
+    No error gives infinity, no pixels NaN.
+    """
+    if not error.size:
         return float("nan")
-    error = float(np.mean(np.square(difference), dtype=np.float64))
-    return float("inf") if error == 0 else float(10 * np.log10(_PEAK**2 / error))
+    mean = float(np.mean(error, dtype=np.float64))
+    return float("inf") if mean == 0 else float(10 * np.log10(_PEAK**2 / mean))
+
+
+def psnr(picture: Picture, truth: Picture, mask: NDArray[np.bool_] | None = None) -> float:
+    """Peak signal-to-noise ratio of a picture, dB. mask: [H, W], the pixels that count; all without one."""
+    error = squared_error(picture, truth)
+    return decibel(error if mask is None else error[mask])
 
 
 def luma(picture: Picture) -> Float:
     """Brightness [H, W] of an RGB picture, BT.601 weights."""
-    weighted: Float = np.asarray(picture, np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
-    return weighted
-
-
-def _gaussian(radius: int = 5, sigma: float = 1.5) -> Double:
-    x = np.arange(-radius, radius + 1)
-    weights = np.exp(-0.5 * np.square(x / sigma))
-    normalised: Double = weights / weights.sum()
-    return normalised
+    weights = np.array([[0.299, 0.587, 0.114]], np.float32)
+    return np.asarray(cv2.transform(np.asarray(picture, np.float32), weights), np.float32)
 
 
 def ssim_map(picture: Picture, truth: Picture) -> Float:
@@ -102,21 +105,17 @@ def ssim_map(picture: Picture, truth: Picture) -> Float:
     Gaussian window of 11 x 11 with sigma 1.5, population variances, C1 = (0.01 * 255)^2, C2 = (0.03 * 255)^2; at the
     border the picture is mirrored. Source: Wang, Bovik, Sheikh, Simoncelli 2004, eq. 13.
     """
-    kernel = _gaussian()
 
-    def smooth(values: Double) -> Double:
-        rows = correlate1d(values, kernel, axis=0, mode="reflect")
-        smoothed: Double = correlate1d(rows, kernel, axis=1, mode="reflect")
-        return smoothed
+    def smooth(values: Float) -> Float:
+        return np.asarray(cv2.GaussianBlur(values, (11, 11), 1.5, borderType=cv2.BORDER_REFLECT), np.float32)
 
-    a, b = luma(picture).astype(np.float64), luma(truth).astype(np.float64)
+    a, b = luma(picture), luma(truth)
     mean_a, mean_b = smooth(a), smooth(b)
-    variance_a = smooth(a * a) - mean_a**2
-    variance_b = smooth(b * b) - mean_b**2
+    spread = smooth(a * a + b * b) - mean_a**2 - mean_b**2  # both variances
     covariance = smooth(a * b) - mean_a * mean_b
     c1, c2 = (0.01 * _PEAK) ** 2, (0.03 * _PEAK) ** 2
     numerator = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
-    denominator = (mean_a**2 + mean_b**2 + c1) * (variance_a + variance_b + c2)
+    denominator = (mean_a**2 + mean_b**2 + c1) * (spread + c2)
     return np.asarray(numerator / denominator, np.float32)
 
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-
 from synctalk.errors import DatasetError
 
 __all__ = ["HOLDOUT_LAST", "segments", "split"]
@@ -27,7 +26,7 @@ def split(
     keeps the last 1/11 of the frames; ``takes:K`` keeps every K-th take (the K-th, the 2K-th, ...) whole, for clips of
     many takes whose light and hair differ.
 
-    Raises: ValueError: an unknown ``holdout``. DatasetError: one of the parts would be empty.
+    Raises: TrainingError: an unknown ``holdout``. DatasetError: one of the parts would be empty.
     """
     held = np.zeros(n_frames, bool)
     if holdout == HOLDOUT_LAST:
@@ -49,7 +48,7 @@ def split(
 def _every(holdout: str) -> int:
     kind, _, number = holdout.partition(":")
     if kind != "takes" or not number.isdecimal() or int(number) < 2:
-        raise ValueError(
+        raise TrainingError(
             f"unknown holdout {holdout!r}: choose 'last' or 'takes:K' with K of 2 or more, like takes:11"
         )
     return int(number)
