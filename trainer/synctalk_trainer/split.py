@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from synctalk.errors import DatasetError
+from synctalk.errors import DatasetError, TrainingError
 
 __all__ = ["HOLDOUT_LAST", "segments", "split"]
 
