@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -10,9 +11,12 @@ import pytest
 from synctalk.errors import TrainingError
 
 pytest.importorskip("cv2", reason="mediapipe's OpenCV is not installed")
+pytest.importorskip("torch", reason="torch is not installed")
 
 from synctalk_trainer import baselines, measure
+from synctalk_trainer.evaluate import Options, judge
 from synctalk_trainer.evaluation_report import verdicts, write_report
+from synctalk_trainer.run import Settings
 from synctalk_trainer.split import split
 
 SIZE, N = 64, 88
@@ -30,6 +34,14 @@ class FakeClip:
     rotation: np.ndarray
     translation: np.ndarray
     takes: tuple[tuple[int, int], ...] = TAKES
+
+    @property
+    def valid(self) -> np.ndarray:
+        return np.ones(N, bool)
+
+    @property
+    def audio(self) -> np.ndarray:
+        return np.zeros(N * 640 - 100, np.float32)
 
 
 def _opening(frame: int) -> float:
@@ -209,7 +221,7 @@ def test_report_has_pictures_video_with_sound_and_page(clip: FakeClip, tmp_path:
         "baselines": measure.baseline_scores(clip, train, held),
         "against": {"run": "<b>other</b>"},
     }
-    write_report(clip, np.zeros(N * 640 - 100, np.float32), result, table, tmp_path, "Evaluation of x")
+    write_report(clip, clip.audio, result, table, tmp_path, "Evaluation of x")
     made = {path.name for path in tmp_path.iterdir()}
     assert made == {
         "frames.npy",
@@ -236,13 +248,36 @@ def test_verdicts_say_nothing_bad_about_good_figures_and_survive_missing_ones() 
     assert "nearest training frame" in verdicts(poor)[0]
 
 
-def test_run_level_helpers() -> None:
-    evaluate = pytest.importorskip("synctalk_trainer.evaluate", reason="needs torch")
-    assert evaluate._without_nan({"a": [1], "b": {"c": float("nan")}}) == {"a": [1], "b": {"c": None}}
-    takes, valid = [(i, i + 10) for i in range(0, 100, 10)], np.ones(100, bool)
-    with pytest.raises(TrainingError, match="were trained on"):
-        evaluate._frames(takes, valid, "last", evaluate.Options(holdout="takes:3"))
-    train, held = evaluate._frames(takes, valid, "takes:5", evaluate.Options(limit=6))
-    assert held.tolist() == [40, 41, 42, 90, 91, 92]
-    assert len(train) == 80
-    json.dumps(evaluate._without_nan({"x": float("inf")}), allow_nan=False)
+@dataclass(frozen=True)
+class FakeRun(FakeHead):
+    path: Path = Path()
+    dataset: Any = None
+    settings: Settings = field(default_factory=lambda: Settings(dataset="", holdout="takes:2"))
+    seconds_trained: float = 12.5
+    step: int = 3
+
+
+def test_judge_writes_figures_and_pictures_and_compares_two_runs(clip: FakeClip, tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    judge(FakeRun(late=1, path=first, dataset=clip), _detect, Options())
+    figures = judge(FakeRun(path=second, dataset=clip), _detect, Options(against=first, limit=20))
+    assert figures == json.loads((second / "evaluation.json").read_text(encoding="utf-8"))
+    wanted = "psnr_full psnr_head psnr_mouth psnr_face ssim_full lmd_px lip_r lip_gain lip_lag_ms blink_f1 frames seconds_trained protocol"
+    assert set(wanted.split()) <= set(figures)
+    assert (figures["frames"], figures["seconds_trained"], figures["holdout"]) == (20, 12.5, "takes:2")
+    assert figures["baselines"]["oracle"]["psnr_full"] > figures["baselines"]["mean"]["psnr_full"]
+    assert "against first" in (second / "evaluation" / "report.html").read_text(encoding="utf-8")
+    assert not (second / "evaluation" / "frames.npy").exists()
+
+
+def test_an_against_that_was_not_evaluated_is_refused(clip: FakeClip, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="synctalk evaluate"):
+        judge(FakeRun(path=tmp_path, dataset=clip), _detect, Options(against=tmp_path / "nothing"))
+
+
+def test_frames_that_were_trained_on_are_never_judged(clip: FakeClip, tmp_path: Path) -> None:
+    settings = Settings(dataset="", holdout="last")
+    with pytest.raises(TrainingError, match="36 of the 44 frames"):
+        judge(FakeRun(path=tmp_path, dataset=clip, settings=settings), _detect, Options(holdout="takes:2"))
+    figures = judge(FakeRun(path=tmp_path, dataset=clip), _detect, Options(holdout="last"))
+    assert (figures["frames"], figures["holdout"]) == (8, "last")

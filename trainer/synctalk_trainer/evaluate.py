@@ -10,19 +10,19 @@ import dataclasses
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-
 from synctalk.errors import TrainingError
 
+from .dataset import Dataset
 from .evaluation_report import verdicts, write_report
-from .measure import Detect, baseline_scores, measure
-from .run import load_run, read_json, write_json
+from .measure import Detect, HeadRenderer, baseline_scores, measure
+from .run import Settings, load_run, read_json, write_json
 from .split import segments, split
 
-__all__ = ["Options", "evaluate"]
+__all__ = ["Options", "Trained", "evaluate", "judge"]
 
 _VERSION = 1
 
@@ -41,6 +41,21 @@ class Options:
     """Judge about so many frames only: the first ones of each unbroken stretch."""
 
 
+class Trained(HeadRenderer, Protocol):
+    """What evaluation needs of a ``Run``."""
+
+    @property
+    def path(self) -> Path: ...
+    @property
+    def settings(self) -> Settings: ...
+    @property
+    def dataset(self) -> Dataset: ...
+    @property
+    def seconds_trained(self) -> float: ...
+    @property
+    def step(self) -> int: ...
+
+
 def evaluate(
     run: str | Path,
     detect: Detect,
@@ -56,30 +71,36 @@ def evaluate(
     evaluated. DatasetError: the dataset is gone or too short to hold frames out.
     """
     options = options or Options()
+    return judge(load_run(run, options.dataset), detect, options, progress)
+
+
+def judge(
+    run: Trained, detect: Detect, options: Options, progress: Callable[[int, int], None] | None = None
+) -> dict[str, Any]:
+    """``evaluate`` of an opened run; ``options.dataset`` has been used up."""
     against = None if options.against is None else _evaluated(options.against)
-    opened = load_run(run, options.dataset)
-    data = opened.dataset
-    train, held = _frames(data.takes, data.valid, opened.settings.holdout, options)
-    folder = opened.path / "evaluation"
-    result = measure(data, opened, train, held, detect, folder, progress)
+    data = run.dataset
+    train, held = _frames(data.takes, data.valid, run.settings.holdout, options)
+    folder = run.path / "evaluation"
+    result = measure(data, run, train, held, detect, folder, progress)
     figures: dict[str, Any] = _without_nan(
         {
             "format": "synctalk-evaluation",
             "version": _VERSION,
-            "run": opened.path.name,
-            "preset": opened.settings.preset,
-            "holdout": options.holdout or opened.settings.holdout,
-            "seconds_trained": opened.seconds_trained,
-            "steps_trained": opened.step,
+            "run": run.path.name,
+            "preset": run.settings.preset,
+            "holdout": options.holdout or run.settings.holdout,
+            "seconds_trained": run.seconds_trained,
+            "steps_trained": run.step,
             **result.figures,
             "baselines": baseline_scores(data, train, held),
         }
     )
     table = figures if against is None else {**figures, "against": against}
-    write_report(data, data.audio, result, table, folder, f"Evaluation of {opened.path.name}")
+    write_report(data, data.audio, result, table, folder, f"Evaluation of {run.path.name}")
     (folder / "frames.npy").unlink()
     figures["verdicts"] = verdicts(figures)
-    write_json(opened.path / "evaluation.json", figures)
+    write_json(run.path / "evaluation.json", figures)
     return figures
 
 

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from . import metrics
 from .baselines import Pictures, mean_frame, nearest_landmarks, nearest_pose
+from .dataset import HEAD
 from .mouth import LIPS, aperture
 from .split import segments
 
@@ -42,7 +43,6 @@ Frame = NDArray[np.uint8]
 Detect = Callable[[Sequence[Frame]], tuple[NDArray[np.float32], NDArray[np.bool_]]]
 """Pictures [S, S, 3] -> landmarks [n, 478, 3] in pixels and whether a face was found [n]."""
 
-_HEAD = 2
 _GROW_SHARE = 64
 _MOUTH_MARGIN_PX, _FACE_MARGIN_PX = 8, 10
 _MAX_PSNR = 100.0
@@ -90,7 +90,7 @@ class Regions:
 
     @staticmethod
     def of(clip: Clip, frame: int) -> Regions:
-        head = np.asarray(clip.masks[frame]) == _HEAD
+        head = np.asarray(clip.masks[frame]) == HEAD
         points, size = clip.landmarks[frame], len(head)
         reach = max(1, round(size / _GROW_SHARE))
         disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1))

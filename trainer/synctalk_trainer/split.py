@@ -22,9 +22,9 @@ def split(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Divide a clip into training frames and held-out frames, both ascending, without a common frame.
 
-    takes: [first, end) of each take. valid: [N]; frames that are not valid are in neither part (all are by default). ``holdout``: ``last``
-    keeps the last 1/11 of the frames; ``takes:K`` keeps every K-th take (the K-th, the 2K-th, ...) whole, for clips of
-    many takes whose light and hair differ.
+    takes: [first, end) of each take. valid: [N]; frames that are not valid are in neither part (by default all are).
+    ``holdout``: ``last`` keeps the last 1/11 of the frames; ``takes:K`` keeps every K-th take (the K-th, the 2K-th,
+    ...) whole, for clips of many takes whose light and hair differ.
 
     Raises: TrainingError: an unknown ``holdout``. DatasetError: one of the parts would be empty.
     """
