@@ -1,0 +1,143 @@
+"""The one seam: whoever evaluates the learned functions (audio -> condition, head -> picture).
+
+Geometry, sound and pasting are the same for every backend and live elsewhere.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from synctalk.bundle import Bundle
+from synctalk.errors import BackendError
+from synctalk.geometry import Camera
+
+__all__ = ["BACKENDS", "DEVICES", "Backend", "BackendEntry", "HeadRequest", "create_backend"]
+
+Float = NDArray[np.float32]
+
+_LOG = logging.getLogger(__name__)
+
+DEVICES = ("auto", "cpu", "cuda")
+
+
+@dataclass(frozen=True)
+class HeadRequest:
+    """One picture of the head; float32 arrays."""
+
+    camera: Camera
+    rotation: Float
+    """[3, 3]: head to camera"""
+    translation: Float
+    """[3] metres"""
+    condition: Float
+    """[C]"""
+    expression: Float
+    """[E]"""
+    appearance: Float
+    """[A]"""
+
+
+class Backend(Protocol):
+    """Evaluates the learned functions of one bundle. Safe to call from many threads."""
+
+    name: str
+
+    def condition(self, windows: Float) -> Float:
+        """Mel windows [N, taps, 80, 16] -> condition [N, C]."""
+        ...
+
+    def render_head(self, request: HeadRequest) -> Float:
+        """The head alone: premultiplied RGBA [H, W, 4] in 0..1."""
+        ...
+
+
+@dataclass(frozen=True)
+class BackendEntry:
+    """A row of the table of backends."""
+
+    name: str
+    create: Callable[[Bundle, str, int | None], Backend]
+    """bundle, device (one of ``DEVICES``), threads. Raises: BackendError."""
+    why_not: Callable[[str], str | None]
+    """device -> why this backend cannot work there, with what to do, or None where it can."""
+
+
+def _create_native_cpu(bundle: Bundle, device: str, threads: int | None) -> Backend:
+    from .native_cpu import NativeCpu
+
+    return NativeCpu(bundle, threads)
+
+
+def _why_not_native_cpu(device: str) -> str | None:
+    from .native_cpu import why_not
+
+    return why_not(device)
+
+
+def _create_onnxruntime(bundle: Bundle, device: str, threads: int | None) -> Backend:
+    from .onnx_runtime import OnnxRuntime
+
+    return OnnxRuntime(bundle, device, threads)
+
+
+def _why_not_onnxruntime(device: str) -> str | None:
+    from .onnx_runtime import why_not
+
+    return why_not(device)
+
+
+BACKENDS: tuple[BackendEntry, ...] = (
+    BackendEntry("native-cpu", _create_native_cpu, _why_not_native_cpu),
+    BackendEntry("onnxruntime", _create_onnxruntime, _why_not_onnxruntime),
+)
+"""All backends; ``auto`` takes the first that works."""
+
+
+def create_backend(
+    name: str,
+    bundle: Bundle,
+    device: str = "auto",
+    threads: int | None = None,
+    table: tuple[BackendEntry, ...] = BACKENDS,
+) -> Backend:
+    """The backend of that name, or for ``auto`` the first of the table that works (the choice is logged).
+
+    device: one of ``DEVICES``; threads: how many it may use, None for all CPUs of the process.
+
+    Raises: BackendError: an unknown name or device, or the backend cannot work here, with the reason.
+    """
+    if device not in DEVICES:
+        raise BackendError(f"unknown device {device!r}: choose {', '.join(DEVICES)}")
+    if threads is not None and threads < 1:
+        raise ValueError(f"threads: expected 1 or more, got {threads}")
+    if name != "auto":
+        return _entry(name, table).create(bundle, device, threads)
+    lost: list[str] = []
+    for i, entry in enumerate(table):
+        reason = entry.why_not(device)
+        if reason is None:
+            try:
+                backend = entry.create(bundle, device, threads)
+            except BackendError as error:
+                reason = str(error)
+            else:
+                lost += [f"{later.name}: comes after {entry.name}" for later in table[i + 1 :]]
+                _LOG.info(
+                    "backend %s on device %s; not %s", entry.name, device, "; ".join(lost) or "any other"
+                )
+                return backend
+        lost.append(f"{entry.name}: {reason}")
+    raise BackendError(f"no backend works on device {device!r}: {'; '.join(lost)}")
+
+
+def _entry(name: str, table: tuple[BackendEntry, ...]) -> BackendEntry:
+    for entry in table:
+        if entry.name == name:
+            return entry
+    raise BackendError(f"unknown backend {name!r}: choose auto, {', '.join(entry.name for entry in table)}")
