@@ -1,0 +1,152 @@
+"""A subject becomes a bundle: planes, tensors, ONNX files, plate; written as a draft, compared, then written for good."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from synctalk._version import __version__
+from synctalk.bundle import open_bundle, pack_tensors, write_bundle
+from synctalk.errors import ExportError
+from synctalk.manifest import Frame, Manifest
+
+from .onnx_models import audio_model, colour_model, head_model
+from .parity import Check, check_parity
+from .planes import node_planes
+from .subject import Subject
+from .track import choose_span, encode_plate, encode_png
+
+__all__ = ["ExportOptions", "Exported", "export_bundle"]
+
+_INFINITE_DB = 999.0
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What the user chooses."""
+
+    licence: str = "all rights reserved"
+    consent: str = "not stated"
+    plate_seconds: float = 12.0
+    """Length of the plate and of the motion track, at most."""
+    crf: int = 20
+    """Quality of the plate, 0 (best) .. 51."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written."""
+
+    path: Path
+    manifest: Manifest
+    checks: list[Check]
+
+
+def export_bundle(
+    subject: Subject,
+    out: str | Path,
+    options: ExportOptions | None = None,
+    say: Callable[[str], None] | None = None,
+) -> Exported:
+    """Write a subject as a bundle that is the same function as the model; nothing is written where it is not.
+
+    ``say`` is told each stage as it begins. Raises: ExportError: parity, empty occupancy, no usable stretch of frames.
+    BundleError: ``out`` cannot be written.
+    """
+    options = options or ExportOptions()
+    say = say or (lambda _: None)
+    _check_subject(subject)
+    first, end = choose_span(
+        subject.takes,
+        subject.usable,
+        subject.rotation,
+        subject.translation,
+        max_frames=round(options.plate_seconds * subject.spec.fps),
+    )
+    say("planes and tensors")
+    planes = node_planes(subject.field.tables.detach().numpy(), subject.spec.field.grid)
+    tensors = planes | _tensors(subject, first, end)
+    packed = pack_tensors(tensors)
+    say("ONNX files")
+    members = {
+        "audio.onnx": audio_model(subject.audio, subject.spec),
+        "head.onnx": head_model(subject.field, planes, subject.spec, packed),
+        "colour.onnx": colour_model(subject.field, subject.spec),
+    }
+    say(f"plate: frames {first} to {end - 1}")
+    members["plate.mp4"] = encode_plate(iter(subject.plates[first:end]), subject.spec.fps, options.crf)
+    members["background.png"] = encode_png(subject.background)
+    manifest = _manifest(subject, options, packed)
+    say("parity: torch, onnx, native-cpu")
+    with tempfile.TemporaryDirectory() as folder:
+        draft = Path(folder) / "draft.avatar"
+        write_bundle(draft, manifest, tensors, members)
+        checks = check_parity(subject, open_bundle(draft))
+    manifest = replace(manifest, training={**subject.training, "parity": _figures(checks)})
+    return Exported(Path(out), write_bundle(out, manifest, tensors, members), checks)
+
+
+def _check_subject(subject: Subject) -> None:
+    if subject.camera.width % 2 or subject.camera.height % 2:
+        raise ExportError(
+            f"frames of {subject.camera.width} x {subject.camera.height} pixels: H.264 needs even sides; prepare the "
+            "clip again with an even --size"
+        )
+    if not subject.occupancy.any():
+        raise ExportError("the occupancy grid is empty: the head was not found in training; train longer")
+
+
+def _tensors(subject: Subject, first: int, end: int) -> dict[str, NDArray[Any]]:
+    """Everything of ``tensors.safetensors`` but the planes."""
+    field = subject.field
+    networks = {"attention": field.attention, "density": field.density, "colour": field.colour}
+    tensors = {
+        f"field.{name}.{i}": weight.detach().numpy()
+        for name, weights in networks.items()
+        for i, weight in enumerate(weights)
+    }
+    tensors |= {
+        "field.appearance": subject.appearance,
+        "track.rotation": subject.rotation[first:end],
+        "track.translation": subject.translation[first:end],
+        "track.expression": subject.expression[first:end],
+        "condition.rest": subject.condition_rest,
+        "condition.mean": subject.condition_mean,
+        "condition.gain": np.array([subject.condition_gain], np.float32),
+    }
+    tensors = {name: np.ascontiguousarray(values, np.float32) for name, values in tensors.items()}
+    tensors["occupancy"] = np.packbits(subject.occupancy.reshape(-1), bitorder="little")
+    return tensors
+
+
+def _manifest(subject: Subject, options: ExportOptions, packed: bytes) -> Manifest:
+    camera, spec = subject.camera, subject.spec
+    return Manifest(
+        id=hashlib.sha256(packed).hexdigest()[:16],
+        name=subject.name,
+        spec=spec,
+        frame=Frame(camera.width, camera.height, spec.fps),
+        camera=camera,
+        placement=subject.placement,
+        made_by=f"synctalk {__version__}",
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        licence=options.licence,
+        consent=options.consent,
+    )
+
+
+def _figures(checks: list[Check]) -> dict[str, dict[str, float]]:
+    figures = {}
+    for check in checks:
+        figure = {"max_abs": float(f"{check.max_abs:.3g}")}
+        if check.psnr_db is not None:
+            figure["psnr_db"] = round(min(check.psnr_db, _INFINITE_DB), 1)
+        figures[check.what] = figure
+    return figures

@@ -1,0 +1,213 @@
+"""Is a bundle the same function as the trained model? PyTorch, ONNX Runtime and the native renderer, side by side."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from synctalk.backends import Backend, HeadRequest, create_backend
+from synctalk.backends.field_march import FieldMarcher
+from synctalk.backends.sessions import open_session
+from synctalk.bundle import Bundle
+from synctalk.errors import ExportError
+from synctalk_trainer.modules import Field
+
+from .subject import Subject
+
+__all__ = ["Check", "check_parity", "parity_table"]
+
+Float = NDArray[np.float32]
+
+_N_POINTS, _N_WINDOWS, _N_FRAMES = 4096, 16, 2
+_FRAME_SIDE = 256
+"""Frames are compared at this size at most."""
+
+_POINT_TOLERANCE = 2e-3
+_COLOUR_TOLERANCE = 1e-4
+_AUDIO_TOLERANCE = 1e-3
+_FRAME_DB = 60.0
+_ROUNDING_DB = 46.0
+"""What half precision of the planes may cost."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One comparison: the largest difference, its PSNR for pictures, and what was allowed."""
+
+    what: str
+    max_abs: float
+    limit: float
+    psnr_db: float | None = None
+    """Where given, ``limit`` is the least PSNR; else the largest difference."""
+
+    @property
+    def passed(self) -> bool:
+        if self.psnr_db is not None:
+            return self.psnr_db >= self.limit
+        return self.max_abs <= self.limit
+
+
+def check_parity(subject: Subject, bundle: Bundle, seed: int = 0) -> list[Check]:
+    """Compare a bundle with the model it was made from, on random inputs and on frames of its track.
+
+    Raises: ExportError: a comparison beyond its tolerance; the message holds the table.
+    """
+    generator = np.random.default_rng(seed)
+    rounded = _half_precision(subject.field)
+    checks = [
+        _audio_check(subject, bundle, generator),
+        *_point_checks(rounded, bundle, generator),
+        *_frame_checks(subject, rounded, bundle),
+    ]
+    if not all(check.passed for check in checks):
+        raise ExportError(
+            f"the bundle is not the trained model:\n{parity_table(checks)}\n"
+            "train a little longer if half precision is to blame; else report it with this table"
+        )
+    return checks
+
+
+def parity_table(checks: list[Check]) -> str:
+    """The comparisons as text, a line each."""
+    width = max(len(check.what) for check in checks)
+    lines = [f"{'':{width}}  largest difference      PSNR     allowed"]
+    for check in checks:
+        psnr = "" if check.psnr_db is None else f"{min(check.psnr_db, 999):.1f} dB"
+        allowed = f"<= {check.limit:g}" if check.psnr_db is None else f">= {check.limit:g} dB"
+        verdict = "" if check.passed else "  FAILS"
+        lines.append(f"{check.what:{width}}  {check.max_abs:18.2e}  {psnr:>8}  {allowed:>10}{verdict}")
+    return "\n".join(lines)
+
+
+def _half_precision(field: Field) -> Field:
+    """The field with its tables as the planes hold them."""
+    rounded = copy.deepcopy(field)
+    with torch.no_grad():
+        rounded.tables.copy_(rounded.tables.half().float())
+    return rounded
+
+
+def _max_abs(a: Float, b: Float) -> float:
+    return float(np.abs(a - b).max())
+
+
+def _audio_check(subject: Subject, bundle: Bundle, generator: np.random.Generator) -> Check:
+    audio = subject.spec.audio
+    shape = (_N_WINDOWS, audio.n_taps, audio.n_mels, audio.window_columns)
+    windows = generator.uniform(-4, 4, shape).astype(np.float32)
+    with torch.no_grad():
+        expected = subject.audio(torch.from_numpy(windows)).numpy()
+    got = open_session(bundle, "audio.onnx", ["CPUExecutionProvider"], 1).run(None, {"mel_windows": windows})[
+        0
+    ]
+    return Check("audio: torch - onnx, condition", _max_abs(expected, got), _AUDIO_TOLERANCE)
+
+
+def _point_checks(field: Field, bundle: Bundle, generator: np.random.Generator) -> list[Check]:
+    spec = field.spec
+    positions = generator.uniform(-0.02, 1.02, (_N_POINTS, 3)).astype(np.float32)  # a little outside, too
+    positions[: _N_POINTS // 8] = np.round(positions[: _N_POINTS // 8])  # corners
+    condition = generator.normal(size=(_N_POINTS, spec.condition)).astype(np.float32)
+    expression = generator.uniform(size=(_N_POINTS, spec.expression)).astype(np.float32)
+    head = open_session(bundle, "head.onnx", ["CPUExecutionProvider"], 1)
+    feed = {"positions": positions, "condition": condition, "expression": expression}
+    log_density, feature = head.run(["log_density", "feature"], feed)
+    true_density, true_feature = _torch_head(field, positions, condition, expression)
+
+    direction = generator.normal(size=(_N_POINTS, 3)).astype(np.float32)
+    direction /= np.linalg.norm(direction, axis=1, keepdims=True)
+    appearance = generator.normal(size=(_N_POINTS, spec.appearance)).astype(np.float32)
+    colour = open_session(bundle, "colour.onnx", ["CPUExecutionProvider"], 1)
+    feed = {"feature": feature, "direction": direction, "appearance": appearance}
+    (rgb,) = colour.run(["colour"], feed)
+    true_rgb = _torch_colour(field, feature, direction, appearance)
+    scale = max(1.0, float(np.abs(true_feature).max()))
+    return [
+        Check(
+            "head: torch - onnx, log density", _max_abs(true_density, log_density), _POINT_TOLERANCE * scale
+        ),
+        Check("head: torch - onnx, feature", _max_abs(true_feature, feature), _POINT_TOLERANCE * scale),
+        Check("colour: torch - onnx", _max_abs(true_rgb, rgb), _COLOUR_TOLERANCE),
+    ]
+
+
+@torch.no_grad()
+def _torch_head(field: Field, positions: Float, condition: Float, expression: Float) -> tuple[Float, Float]:
+    arrays = [torch.from_numpy(np.array(values)) for values in (positions, condition, expression)]
+    log_density, feature = field.query(*arrays)
+    return log_density.numpy(), feature.numpy()
+
+
+@torch.no_grad()
+def _torch_colour(field: Field, feature: Float, direction: Float, appearance: Float) -> Float:
+    arrays = [torch.from_numpy(np.array(values)) for values in (feature, direction, appearance)]
+    colour: Float = field.colour_of(*arrays).numpy()
+    return colour
+
+
+def _marcher(field: Field, bundle: Bundle) -> FieldMarcher:
+    """PyTorch in the place of a backend."""
+
+    def head(positions: Float, condition: Float, expression: Float) -> tuple[Float, Float]:
+        return _torch_head(field, positions, condition, expression)
+
+    def colour(feature: Float, direction: Float, appearance: Float) -> Float:
+        return _torch_colour(field, feature, direction, appearance)
+
+    return FieldMarcher(field.spec, bundle.tensors["occupancy"], head, colour)
+
+
+def _frame_checks(subject: Subject, rounded: Field, bundle: Bundle) -> list[Check]:
+    requests = _requests(bundle)
+    exact = [_marcher(subject.field, bundle).render(request) for request in requests]
+    torch_frames = [_marcher(rounded, bundle).render(request) for request in requests]
+    onnx_frames = _rendered(create_backend("onnxruntime", bundle, device="cpu"), requests)
+    native_frames = _rendered(create_backend("native-cpu", bundle), requests)
+    return [
+        _picture_check("frames: torch - onnx", torch_frames, onnx_frames, _FRAME_DB),
+        _picture_check("frames: onnx - native-cpu", onnx_frames, native_frames, _FRAME_DB),
+        _picture_check("frames: planes in half precision", exact, torch_frames, _ROUNDING_DB),
+    ]
+
+
+def _rendered(backend: Backend, requests: list[HeadRequest]) -> list[Float]:
+    return [backend.render_head(request) for request in requests]
+
+
+def _requests(bundle: Bundle) -> list[HeadRequest]:
+    """Frames spread over the track, with the mean and the resting mouth."""
+    tensors, camera = bundle.tensors, bundle.manifest.camera
+    if (largest := max(camera.width, camera.height)) > _FRAME_SIDE:
+        factor = _FRAME_SIDE / largest
+        camera = camera.resized(round(camera.width * factor), round(camera.height * factor))
+    frames = np.linspace(0, len(tensors["track.rotation"]) - 1, _N_FRAMES).astype(int)
+    conditions = [tensors["condition.mean"], tensors["condition.rest"]]
+    return [
+        HeadRequest(
+            camera=camera,
+            rotation=tensors["track.rotation"][frame],
+            translation=tensors["track.translation"][frame],
+            condition=conditions[i % 2],
+            expression=tensors["track.expression"][frame],
+            appearance=tensors["field.appearance"],
+        )
+        for i, frame in enumerate(frames)
+    ]
+
+
+def _picture_check(what: str, a: list[Float], b: list[Float], limit_db: float) -> Check:
+    """PSNR where either picture shows anything; infinite where they are equal."""
+    difference = np.concatenate(
+        [(x - y)[(x[..., 3] > 0) | (y[..., 3] > 0)] for x, y in zip(a, b, strict=True)]
+    )
+    if not difference.size:
+        raise ExportError(
+            "the head is not in the picture of its own track: the occupancy is empty; train longer"
+        )
+    squared = float(np.square(difference, dtype=np.float64).mean())
+    psnr = -10 * math.log10(squared) if squared else math.inf
+    return Check(what, float(np.abs(difference).max()), limit_db, psnr)
