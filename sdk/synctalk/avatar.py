@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -84,7 +85,7 @@ class Avatar:
         that works here; a named one works or raises. threads: CPU threads, None for all this process may use.
         Raises: BundleError: missing, damaged or newer; BackendError: what was asked for cannot work here.
         """
-        bundle = open_bundle(path)
+        bundle = open_bundle(Path(path))
         return Avatar(bundle, create_backend(backend, bundle, device=device, threads=threads))
 
     @property

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from fractions import Fraction
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,7 +78,7 @@ def _open(source: Source) -> InputContainer:
     import av
 
     try:
-        return av.open(io.BytesIO(source) if isinstance(source, bytes) else os.fspath(source))
+        return av.open(io.BytesIO(source) if isinstance(source, bytes) else os.fspath(source), "r")
     except (av.error.FFmpegError, OSError) as error:
         raise MediaError(f"cannot read {_name(source)}: {error}. Give an intact media file.") from error
 
@@ -146,6 +147,14 @@ class VideoFrames:
                 self._frames.append(self._decode())
             return self._frames[index]
 
+    def __iter__(self) -> Iterator[Picture]:
+        """The frames in order. Raises: MediaError: damaged."""
+        for index in count():
+            try:
+                yield self[index]
+            except IndexError:
+                return
+
     def _decode(self) -> Picture:
         import av
 
@@ -156,7 +165,7 @@ class VideoFrames:
             raise IndexError(f"{_name(self._source)} has {len(self._frames)} frames") from None
         except av.error.FFmpegError as error:
             raise MediaError(f"{_name(self._source)} is damaged: {error}.") from error
-        picture = frame.to_ndarray(format="rgb24")
+        picture = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
         picture.setflags(write=False)
         return picture
 
@@ -215,8 +224,8 @@ class Mp4Writer:
         import av
 
         frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(audio[None], np.float32), "fltp", "mono")
-        frame.sample_rate = self._rate
-        frame.pts, frame.time_base = self._n_samples, Fraction(1, self._rate or 1)
+        frame.sample_rate = self._audio.rate
+        frame.pts, frame.time_base = self._n_samples, Fraction(1, self._audio.rate)
         self._n_samples += len(audio)
         self._container.mux(self._audio.encode(frame))
 
@@ -261,13 +270,15 @@ def write_mp4(
 
     Raises: MediaError: no frames, or a folder that cannot be written.
     """
-    sound, sound_rate = (None, None) if samples is None or rate is None else playable(samples, rate)
-    n = 0
-    with open_mp4(path, fps, sound_rate, crf) as writer:
-        for n, image in enumerate(frames, start=1):
-            part = None if sound is None else frame_sound(sound, sound_rate or 1, n - 1, fps)
-            writer.write(image, part)
-    return n
+    if samples is not None and rate is None:
+        raise ValueError("samples need a rate: write_mp4(path, frames, fps, samples, 16_000)")
+    sound = None if samples is None or rate is None else playable(samples, rate)
+    n_frames = 0
+    with open_mp4(path, fps, sound and sound[1], crf) as writer:
+        for image in frames:
+            writer.write(image, sound and frame_sound(*sound, n_frames, fps))
+            n_frames += 1
+    return n_frames
 
 
 def playable(samples: Float, rate: int) -> tuple[Float, int]:

@@ -51,4 +51,4 @@ def person_alpha(head: Float, plate: Picture, background: Picture) -> Picture:
     difference = np.abs(plate.astype(np.int16) - background).max(axis=2)
     torso = np.clip((difference - _TORSO_FROM) / (_TORSO_FULL - _TORSO_FROM), 0.0, 1.0)
     alpha = np.maximum(torso, head[..., 3])
-    return np.clip(alpha * 255.0 + 0.5, 0.0, 255.0).astype(np.uint8)
+    return np.asarray(np.clip(alpha * 255.0 + 0.5, 0.0, 255.0), np.uint8)

@@ -1,0 +1,305 @@
+"""The ``synctalk`` command. Commands of the trainer and of the exporter join it by the entry-point group
+``synctalk.commands``: a function with typer annotations, or a ``typer.Typer``."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from typer.core import TyperCommand, TyperGroup
+
+from synctalk._version import __version__
+from synctalk.errors import BundleError, SyncTalkError
+
+__all__ = ["app", "main"]
+
+DEMO = Path(__file__).parent / "demo"
+_EXTRAS = {"synctalk_trainer": "train", "synctalk_export": "export"}
+"""Which extra brings what a package's commands import."""
+
+_USE, _MAKE, _CHECK = "Use an avatar", "Make an avatar", "Check"
+
+_OUT = Console(highlight=False, soft_wrap=True)
+_ERR = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+class _Group(TyperGroup):
+    """Our commands, then those of the other packages, which are imported only to be listed or run."""
+
+    _ORDER = ("demo", "speak", "info", "prepare", "train", "evaluate", "export")
+    _LAST = ("verify", "doctor")
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        names = {*self.commands, *_foreign()}
+        others = sorted(names - {*self._ORDER, *self._LAST})
+        return [name for name in (*self._ORDER, *others, *self._LAST) if name in names]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in self.commands and cmd_name in _foreign():
+            command = _load(_foreign()[cmd_name])
+            command.rich_help_panel = _MAKE
+            self.add_command(command, cmd_name)
+        return super().get_command(ctx, cmd_name)
+
+
+def _foreign() -> dict[str, EntryPoint]:
+    return {entry.name: entry for entry in entry_points(group="synctalk.commands")}
+
+
+def _load(entry: EntryPoint) -> Any:
+    """A command of another package; where its imports are missing, one that says what to install."""
+    try:
+        target = entry.load()
+    except ImportError as error:
+        return _missing(entry, error)
+    if isinstance(target, typer.Typer):
+        return typer.main.get_command(target)
+    single = typer.Typer(add_completion=False, rich_markup_mode="rich")
+    single.command(entry.name)(target)
+    return typer.main.get_command(single)
+
+
+def _missing(entry: EntryPoint, error: ImportError) -> TyperCommand:
+    extra = _EXTRAS.get(entry.module.split(".")[0], "train")
+    remedy = f"pip install 'synctalk[{extra}]'"
+
+    def fail(**_arguments: Any) -> NoReturn:
+        raise SyncTalkError(f"{entry.name} needs {error.name or error}, which is not installed: {remedy}")
+
+    return TyperCommand(
+        name=entry.name,
+        callback=fail,
+        help=escape(f"Needs {error.name or error}: {remedy}"),
+        rich_markup_mode="rich",
+        context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+    )
+
+
+app = typer.Typer(cls=_Group, no_args_is_help=True, add_completion=False, rich_markup_mode="rich")
+
+_Avatar = Annotated[Path, typer.Argument(metavar="AVATAR", help="A bundle: an .avatar file or folder.")]
+_Backend = Annotated[str, typer.Option(metavar="NAME", help="auto, native-cpu or onnxruntime.")]
+_Device = Annotated[str, typer.Option(metavar="NAME", help="auto, cpu or cuda.")]
+_Threads = Annotated[int | None, typer.Option(metavar="N", min=1, help="CPU threads; all by default.")]
+
+
+def _show_version(is_asked: bool) -> None:
+    if is_asked:
+        _OUT.print(f"synctalk {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _start(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and stop."),
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")] = False,
+) -> None:
+    """Talking avatars: sound in, video out, in real time. Train one from a few minutes of your own video.
+
+    See one speak:
+
+        synctalk demo
+
+    Let one say your words:
+
+        synctalk speak may.avatar hello.wav -o hello.mp4
+
+    Make your own:
+
+        synctalk prepare video.mp4 -o dataset
+        synctalk train dataset -o run
+        synctalk export run -o may.avatar
+    """
+
+
+@app.command(rich_help_panel=_USE)
+def speak(
+    avatar: _Avatar,
+    audio: Annotated[Path, typer.Argument(metavar="AUDIO", help="Speech: any sound or video file.")],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="FILE", help="Where the mp4 goes.")] = Path(
+        "out.mp4"
+    ),
+    backend: _Backend = "auto",
+    device: _Device = "auto",
+    threads: _Threads = None,
+) -> None:
+    """Let an avatar speak a sound; write an mp4 (H.264 + AAC).
+
+    Examples:
+
+        synctalk speak may.avatar hello.wav -o hello.mp4
+        synctalk speak may.avatar hello.mp3 --backend onnxruntime --threads 1
+    """
+    _OUT.print(_speak(avatar, audio, out, backend, device, threads))
+
+
+@app.command(rich_help_panel=_USE)
+def demo(
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="FILE", help="Where the mp4 goes.")] = Path(
+        "out/demo.mp4"
+    ),
+    avatar: Annotated[Path, typer.Option(metavar="AVATAR", help="Another avatar.")] = DEMO / "demo.avatar",
+    audio: Annotated[Path, typer.Option(metavar="AUDIO", help="Another sound.")] = DEMO / "sentence.wav",
+) -> None:
+    """Let the demo avatar introduce itself. It is a computer-generated person.
+
+    Examples:
+
+        synctalk demo
+        synctalk demo --audio my_voice.wav -o me.mp4
+    """
+    if not avatar.exists():
+        raise BundleError(
+            f"there is no avatar at {avatar}. Install synctalk whole (pip install synctalk, or git clone and "
+            "make demo), or give one with --avatar."
+        )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    _OUT.print(_speak(avatar, audio, out, "auto", "auto", None))
+    _OUT.print(
+        "\nWhat to try next:\n"
+        f"  synctalk speak {_shown(avatar)} YOUR_SPEECH.wav -o hello.mp4     your own words\n"
+        "  synctalk doctor                                  what this machine can do\n"
+        "  synctalk prepare YOUR_VIDEO.mp4 -o dataset       train your own avatar (docs/training.md)"
+    )
+
+
+def _shown(path: Path) -> str:
+    """A path as short as it can be given from here."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+def _speak(avatar_path: Path, audio: Path, out: Path, backend: str, device: str, threads: int | None) -> str:
+    """Speak with a progress bar; where the file is and how fast it went."""
+    from synctalk.audio import frame_count
+    from synctalk.avatar import Avatar, Frame
+    from synctalk.media import read_audio
+
+    started = time.perf_counter()
+    avatar = Avatar.from_bundle(avatar_path, device=device, backend=backend, threads=threads)
+    loaded = time.perf_counter()
+    samples, rate = read_audio(audio)
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    render_ms = 0.0
+    with Progress(*columns, console=_ERR, transient=True, disable=not _ERR.is_terminal) as progress:
+        bar = progress.add_task(
+            f"{avatar_path.name} speaks", total=frame_count(len(samples), rate, avatar.fps)
+        )
+
+        def advance(frame: Frame) -> None:
+            nonlocal render_ms
+            render_ms += frame.render_ms
+            progress.advance(bar)
+
+        n_frames = avatar.save(out, samples, rate, on_frame=advance)
+    taken = time.perf_counter() - loaded
+    seconds = n_frames / avatar.fps
+    return (
+        f"{_shown(out)}: {n_frames} frames of {avatar.size[0]} x {avatar.size[1]}, {seconds:.1f} s\n"
+        f"  {n_frames / taken:.0f} fps, {seconds / taken:.1f} x real time with encoding "
+        f"({render_ms / n_frames:.1f} ms a frame without; {avatar.info()['backend']}); "
+        f"loaded in {loaded - started:.1f} s"
+    )
+
+
+@app.command(rich_help_panel=_USE)
+def info(
+    avatar: _Avatar,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
+) -> None:
+    """Say what an avatar is: size, licence, consent, how it was trained.
+
+    Examples:
+
+        synctalk info may.avatar
+        synctalk info may.avatar --json
+    """
+    from synctalk.avatar import describe
+    from synctalk.bundle import open_bundle
+
+    values = describe(open_bundle(avatar))
+    if as_json:
+        typer.echo(json.dumps(values, indent=2))
+        return
+    for key, value in values.items():
+        items = value.items() if isinstance(value, dict) else [(None, value)]
+        for part, item in items:
+            name = f"{key}.{part}" if part else key
+            _OUT.print(f"{name.replace('_', ' '):24} {escape(str(item))}")
+
+
+@app.command(rich_help_panel=_CHECK)
+def verify(avatar: _Avatar) -> None:
+    """Check all files, hashes and shapes of an avatar.
+
+    The exit code is 0 where all is well and 1 where something is not.
+
+    Examples:
+
+        synctalk verify may.avatar
+    """
+    from synctalk.bundle import verify_bundle
+
+    if findings := verify_bundle(avatar):
+        listed = "\n".join(f"  {finding}" for finding in findings)
+        raise BundleError(f"{avatar} is not sound:\n{listed}\nGet the bundle again, or export the run again.")
+    _OUT.print(f"{avatar}: all files, hashes and shapes are as they should be")
+
+
+@app.command(rich_help_panel=_CHECK)
+def doctor() -> None:
+    """Say what this installation can do, and what it lacks.
+
+    The exit code is 1 where no backend works.
+
+    Examples:
+
+        synctalk doctor
+    """
+    from synctalk.doctor import examine
+
+    findings = examine()
+    for finding in findings:
+        mark = "[green]ok[/]     " if finding.is_ok else "[yellow]missing[/]"
+        _OUT.print(f"{mark}  {finding.what:24} {escape(finding.detail)}")
+    if not any(finding.is_ok for finding in findings if finding.is_backend):
+        raise SyncTalkError("no backend works here: see the reasons above")
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run the command line; the program's exit code is 0, 1 (a mistake to mend), 2 (usage) or 130 (Ctrl-C)."""
+    given = sys.argv[1:] if arguments is None else arguments
+    is_debug = "--debug" in given
+    # The option is known to the whole program: it may stand after the command, too.
+    rest = [argument for argument in given if argument != "--debug"]
+    try:
+        app(args=rest, prog_name="synctalk")
+    except KeyboardInterrupt:
+        _ERR.print("stopped")
+        sys.exit(130)
+    except Exception as error:
+        if is_debug:
+            raise
+        _ERR.print(f"[red]error:[/] {escape(_message(error))}")
+        sys.exit(1)
+    sys.exit(0)
+
+
+def _message(error: Exception) -> str:
+    if isinstance(error, SyncTalkError | OSError):
+        return str(error)
+    return f"{type(error).__name__}: {error}\nThis is a fault of synctalk: run it again with --debug and report it."
+
+
+if __name__ == "__main__":
+    main()

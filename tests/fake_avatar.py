@@ -1,0 +1,98 @@
+"""A bundle and a backend made of plain arrays, for tests of what lies above the seam."""
+
+from __future__ import annotations
+
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import av
+import numpy as np
+from synctalk.avatar import Avatar
+from synctalk.backends import HeadRequest
+from synctalk.bundle import Frame, Manifest, Placement
+from synctalk.geometry import Camera
+from synctalk.media import write_mp4
+from synctalk.spec import Spec, preset
+
+SIZE, TRACK = 48, 5
+
+
+@cache
+def _plates() -> bytes:
+    """Grey pictures, lighter from frame to frame."""
+    frames = [np.full((SIZE, SIZE, 3), 60 + 20 * i, np.uint8) for i in range(TRACK)]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "plate.mp4"
+        write_mp4(path, frames, 25, crf=1)
+        return path.read_bytes()
+
+
+@cache
+def _background() -> bytes:
+    """Like the plates' first frame on the left, black on the right: the torso is on the right."""
+    picture = np.zeros((SIZE, SIZE, 3), np.uint8)
+    picture[:, : SIZE // 2] = 60
+    encoder = av.CodecContext.create("png", "w")
+    encoder.width = encoder.height = SIZE
+    encoder.pix_fmt, encoder.framerate = "rgb24", 25
+    frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+    return b"".join(bytes(packet) for packet in [*encoder.encode(frame), *encoder.encode(None)])
+
+
+class FakeBundle:
+    """What ``Avatar`` reads of a bundle."""
+
+    def __init__(self, spec: Spec) -> None:
+        n = spec.field.condition
+        self.manifest = Manifest(
+            id="fake",
+            name="Fake",
+            spec=spec,
+            frame=Frame(SIZE, SIZE, 25),
+            camera=Camera(SIZE, SIZE, 100.0, SIZE / 2, SIZE / 2),
+            placement=Placement(SIZE, SIZE, 0.0, 0.0, float(SIZE)),
+            made_by="tests",
+            created="2026-01-01T00:00:00Z",
+            licence="Apache-2.0",
+            consent="computer-generated",
+        )
+        self.tensors = {
+            "track.rotation": np.tile(np.eye(3, dtype=np.float32), (TRACK, 1, 1)),
+            "track.translation": np.arange(TRACK * 3, dtype=np.float32).reshape(TRACK, 3),
+            "track.expression": np.zeros((TRACK, spec.field.expression), np.float32),
+            "condition.rest": np.zeros(n, np.float32),
+            "condition.mean": np.zeros(n, np.float32),
+            "condition.gain": np.ones(1, np.float32),
+            "field.appearance": np.zeros(spec.field.appearance, np.float32),
+        }
+
+    def read(self, member: str) -> bytes:
+        return {"plate.mp4": _plates, "background.png": _background}[member]()
+
+
+class FakeBackend:
+    """A red square whose height is how loud it is; remembers what was asked."""
+
+    name = "fake"
+
+    def __init__(self, n_condition: int) -> None:
+        self.n_condition = n_condition
+        self.requests: list[HeadRequest] = []
+
+    def condition(self, windows: np.ndarray) -> np.ndarray:
+        level = (windows.mean(axis=(1, 2, 3)) + 4.0) / 8.0
+        return np.repeat(level[:, None], self.n_condition, axis=1).astype(np.float32)
+
+    def render_head(self, request: HeadRequest) -> np.ndarray:
+        self.requests.append(request)
+        head = np.zeros((SIZE, SIZE, 4), np.float32)
+        height = 4 + int(20 * request.condition[0])
+        head[10 : 10 + height, 16:32] = (0.5, 0.0, 0.0, 0.5)
+        return head
+
+
+def fake_avatar() -> tuple[Avatar, FakeBackend]:
+    spec = preset("tiny")
+    backend = FakeBackend(spec.field.condition)
+    return Avatar(FakeBundle(spec), backend), backend  # type: ignore[arg-type]
