@@ -10,7 +10,7 @@ import av
 import numpy as np
 from synctalk.avatar import Avatar
 from synctalk.backends import HeadRequest
-from synctalk.bundle import Frame, Manifest, Placement
+from synctalk.bundle import MEMBERS, Frame, Manifest, Placement, tensor_shapes, write_bundle
 from synctalk.geometry import Camera
 from synctalk.media import write_mp4
 from synctalk.spec import Spec, preset
@@ -96,3 +96,22 @@ def fake_avatar() -> tuple[Avatar, FakeBackend]:
     spec = preset("tiny")
     backend = FakeBackend(spec.field.condition)
     return Avatar(FakeBundle(spec), backend), backend  # type: ignore[arg-type]
+
+
+def write_tiny_bundle(path: Path) -> Path:
+    """A whole bundle of the tiny preset with random weights, for backends that read tensors only."""
+    spec = preset("tiny")
+    generator = np.random.default_rng(0)
+    tensors = {
+        name: (generator.standard_normal(shape) * 0.1).astype(dtype)
+        for name, (dtype, shape) in tensor_shapes(spec, TRACK).items()
+    }
+    fake = FakeBundle(spec)
+    tensors |= {name: values for name, values in fake.tensors.items() if not name.startswith("track")}
+    tensors["track.rotation"] = np.tile(np.diag(np.float32([1, -1, -1])), (TRACK, 1, 1))
+    tensors["track.translation"] = np.tile(np.float32([0, 0, 0.8]), (TRACK, 1))
+    tensors["occupancy"] = np.full_like(tensors["occupancy"], 255)
+    members = {name: b"not used here" for name in MEMBERS if name.endswith(".onnx")}
+    members |= {"plate.mp4": _plates(), "background.png": _background()}
+    write_bundle(path, fake.manifest, tensors, members)
+    return path
