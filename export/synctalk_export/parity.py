@@ -26,9 +26,9 @@ _N_POINTS, _N_WINDOWS, _N_FRAMES = 4096, 16, 2
 _FRAME_SIDE = 256
 """Frames are compared at this size at most."""
 
-_POINT_TOLERANCE = 2e-3
+_TOLERANCE = 5e-4
+"""Of the largest value, or of 1 where all are smaller."""
 _COLOUR_TOLERANCE = 1e-4
-_AUDIO_TOLERANCE = 1e-3
 _FRAME_DB = 60.0
 _ROUNDING_DB = 46.0
 """What half precision of the planes may cost."""
@@ -95,6 +95,11 @@ def _max_abs(a: Float, b: Float) -> float:
     return float(np.abs(a - b).max())
 
 
+def _value_check(what: str, expected: Float, got: Float) -> Check:
+    scale = max(1.0, float(np.abs(expected).max()))
+    return Check(what, _max_abs(expected, got), float(f"{_TOLERANCE * scale:.2g}"))
+
+
 def _audio_check(subject: Subject, bundle: Bundle, generator: np.random.Generator) -> Check:
     audio = subject.spec.audio
     shape = (_N_WINDOWS, audio.n_taps, audio.n_mels, audio.window_columns)
@@ -104,7 +109,7 @@ def _audio_check(subject: Subject, bundle: Bundle, generator: np.random.Generato
     got = open_session(bundle, "audio.onnx", ["CPUExecutionProvider"], 1).run(None, {"mel_windows": windows})[
         0
     ]
-    return Check("audio: torch - onnx, condition", _max_abs(expected, got), _AUDIO_TOLERANCE)
+    return _value_check("audio: torch - onnx, condition", expected, got)
 
 
 def _point_checks(field: Field, bundle: Bundle, generator: np.random.Generator) -> list[Check]:
@@ -125,12 +130,9 @@ def _point_checks(field: Field, bundle: Bundle, generator: np.random.Generator) 
     feed = {"feature": feature, "direction": direction, "appearance": appearance}
     (rgb,) = colour.run(["colour"], feed)
     true_rgb = _torch_colour(field, feature, direction, appearance)
-    scale = max(1.0, float(np.abs(true_feature).max()))
     return [
-        Check(
-            "head: torch - onnx, log density", _max_abs(true_density, log_density), _POINT_TOLERANCE * scale
-        ),
-        Check("head: torch - onnx, feature", _max_abs(true_feature, feature), _POINT_TOLERANCE * scale),
+        _value_check("head: torch - onnx, log density", true_density, log_density),
+        _value_check("head: torch - onnx, feature", true_feature, feature),
         Check("colour: torch - onnx", _max_abs(true_rgb, rgb), _COLOUR_TOLERANCE),
     ]
 
