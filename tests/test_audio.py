@@ -151,7 +151,8 @@ def test_frame_count_rounds_up(n: int, rate: int, frames: int) -> None:
 
 def test_windows_follow_the_frame_clock() -> None:
     # 3.2 columns a frame: frame 5 is at column 16, its window ends 5 columns later.
-    starts = window_starts(6, AUDIO, 25)
+    spec = AudioSpec(window_columns=16, window_future_columns=5)
+    starts = window_starts(6, spec, 25)
     assert starts.tolist() == [-11, -8, -5, -2, 1, 5]
 
 
@@ -160,12 +161,16 @@ def test_tap_windows_are_slices_with_silence_outside(name: str) -> None:
     spec = preset(name)
     mel = mel_spectrogram(_noise(16_000), spec.audio)
     windows = tap_windows(mel, range(25), spec)
-    assert windows.shape == (25, spec.audio.n_taps, 80, 16)
+    width = spec.audio.window_columns
+    assert windows.shape == (25, spec.audio.n_taps, 80, width)
     assert windows.dtype == np.float32
     start = window_starts(25, spec.audio, 25)
-    np.testing.assert_array_equal(windows[12, spec.audio.taps_past], mel[start[12] : start[12] + 16].T)
-    np.testing.assert_array_equal(windows[12, spec.audio.taps_past - 1], mel[start[11] : start[11] + 16].T)
-    assert (windows[0, 0] == SILENCE).all()
+    np.testing.assert_array_equal(windows[12, spec.audio.taps_past], mel[start[12] : start[12] + width].T)
+    for tap in range(spec.audio.n_taps):
+        np.testing.assert_array_equal(
+            windows[12, tap], windows[12 - spec.audio.taps_past + tap, spec.audio.taps_past]
+        )
+    assert (windows[0, 0, :, : -start[0]] == SILENCE).all()
     part = tap_windows(mel[20:], [20], spec, first_column=20)
     np.testing.assert_array_equal(part[:, -1], windows[20:21, -1])
 
