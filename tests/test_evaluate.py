@@ -15,7 +15,7 @@ pytest.importorskip("torch", reason="torch is not installed")
 
 from synctalk_trainer import baselines, measure
 from synctalk_trainer.evaluate import Options, judge
-from synctalk_trainer.evaluation_report import verdicts, write_report
+from synctalk_trainer.evaluation_report import figure_table, verdicts, write_report
 from synctalk_trainer.run import Settings
 from synctalk_trainer.split import split
 
@@ -268,6 +268,7 @@ def test_judge_writes_figures_and_pictures_and_compares_two_runs(clip: FakeClip,
     assert figures["baselines"]["oracle"]["psnr_full"] > figures["baselines"]["mean"]["psnr_full"]
     assert "against first" in (second / "evaluation" / "report.html").read_text(encoding="utf-8")
     assert not (second / "evaluation" / "frames.npy").exists()
+    assert figure_table(figures).row_count > 15
 
 
 def test_an_against_that_was_not_evaluated_is_refused(clip: FakeClip, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import jinja2
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-
+from rich.table import Table
 from synctalk.errors import MediaError
 from synctalk.media import atomic_path, write_mp4
 
@@ -19,7 +19,7 @@ from . import metrics
 from .measure import Clip, Curves, Evaluated
 from .mouth import LIPS
 
-__all__ = ["difference", "verdicts", "write_report"]
+__all__ = ["difference", "figure_table", "verdicts", "write_report"]
 
 Frame = NDArray[np.uint8]
 
@@ -252,6 +252,16 @@ def _cell(value: Any) -> str:
     if value is None or not isinstance(value, int | float) or not np.isfinite(value):
         return ""
     return str(value) if isinstance(value, int) else f"{value:.3f}" if abs(value) < 10 else f"{value:.2f}"
+
+
+def figure_table(table: dict[str, Any]) -> Table:
+    """The figures of ``evaluate`` as a table for the terminal."""
+    printed = Table("")
+    for title, _ in _columns(table):
+        printed.add_column(title, justify="right")
+    for name, cells in _rows(table):
+        printed.add_row(name, *cells)
+    return printed
 
 
 _PAGE = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string("""<!doctype html>

@@ -32,6 +32,7 @@ __all__ = [
     "Curves",
     "Detect",
     "Evaluated",
+    "Frame",
     "HeadRenderer",
     "baseline_scores",
     "compose",
@@ -40,7 +41,7 @@ __all__ = [
 ]
 
 Frame = NDArray[np.uint8]
-Detect = Callable[[Sequence[Frame]], tuple[NDArray[np.float32], NDArray[np.bool_]]]
+Detect = Callable[[list[Frame]], tuple[NDArray[np.float32], NDArray[np.bool_]]]
 """Pictures [S, S, 3] -> landmarks [n, 478, 3] in pixels and whether a face was found [n]."""
 
 _GROW_SHARE = 64

@@ -1,0 +1,84 @@
+"""Commands of the trainer, as functions for typer; each imports what it needs when it runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["evaluate"]
+
+
+def evaluate(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder that `synctalk train -o` wrote.")],
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write the figures there as well.")
+    ] = None,
+    against: Annotated[
+        Path | None, typer.Option(metavar="OTHER_RUN", help="Another evaluated run to show beside this one.")
+    ] = None,
+    holdout: Annotated[
+        str | None,
+        typer.Option(
+            help="last, or takes:K for every K-th take; the run's own by default. Trained frames are refused."
+        ),
+    ] = None,
+    dataset: Annotated[
+        Path | None, typer.Option(help="Where the dataset is now, if it moved since the training.")
+    ] = None,
+    frames: Annotated[
+        int | None, typer.Option(metavar="N", min=3, help="Judge about N frames only, for a quick look.")
+    ] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="face_landmarker.task, if it is not where prepare keeps it."),
+    ] = None,
+) -> None:
+    """Judge a run on frames it never saw: figures, pictures, a side-by-side video.
+
+    Every table carries two trivial baselines: the mean training frame, and the training frame with the nearest
+    landmarks. Writes RUN/evaluation.json and RUN/evaluation/report.html.
+
+    Examples:
+
+      synctalk evaluate runs/may
+
+      synctalk evaluate runs/may --against runs/may-paper --json may.json
+
+      synctalk evaluate runs/may --frames 100
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from .detect import picture_detector
+    from .evaluate import Options
+    from .evaluate import evaluate as judge_run
+    from .evaluation_report import figure_table
+    from .run import write_json
+
+    console = Console(highlight=False)
+    options = Options(dataset, holdout, against, frames)
+    with picture_detector(_landmark_model(model)) as detect, Progress(console=console, transient=True) as bar:
+        task = bar.add_task("render", total=None)
+        figures = judge_run(
+            run, detect, options, lambda done, total: bar.update(task, completed=done, total=total)
+        )
+    if json_file is not None:
+        write_json(json_file, figures)
+    console.print(figure_table(figures))
+    for sentence in figures["verdicts"]:
+        console.print(f"- {sentence}")
+    console.print(f"\n{run / 'evaluation' / 'report.html'}")
+
+
+def _landmark_model(model: Path | None) -> Path:
+    """The landmark model that a command was given.
+
+    Raises: ModelError: none was given, or it is not there.
+    """
+    from synctalk.errors import ModelError
+
+    if model is None or not model.is_file():
+        raise ModelError(f"no landmark model at {model}: give face_landmarker.task with --model")
+    return model
