@@ -27,9 +27,11 @@ def compose(head: Float, plate: Picture) -> Picture:
         raise ValueError(f"the head is {head.shape[:2]} pixels, the plate {plate.shape[:2]}: they must agree")
     image = plate.copy()
     box = _box(head[..., 3])
-    part = head[box]
-    shown = part[..., :3] * 255.0 + (1.0 - part[..., 3:]) * plate[box]
-    image[box] = np.clip(shown + 0.5, 0.0, 255.0).astype(np.uint8)
+    part, below = head[box], plate[box]
+    clear = 1.0 - part[..., 3]
+    for channel in range(3):  # an innermost axis of three is twice as slow
+        shown = clear * below[..., channel] + 255.0 * part[..., channel] + 0.5
+        image[(*box, channel)] = np.clip(shown, 0.0, 255.0)
     return image
 
 
@@ -51,4 +53,5 @@ def person_alpha(head: Float, plate: Picture, background: Picture) -> Picture:
     red, green, blue = np.moveaxis(np.maximum(plate, background) - np.minimum(plate, background), 2, 0)
     difference = np.maximum(np.maximum(red, green), blue)  # an axis of three reduces slowly
     covered = np.clip(head[..., 3] * 255.0 + 0.5, 0.0, 255.0).astype(np.uint8)
-    return np.maximum(_TORSO_ALPHA[difference], covered)
+    alpha: Picture = np.maximum(_TORSO_ALPHA[difference], covered)
+    return alpha
