@@ -22,6 +22,7 @@ from synctalk.audio import resample
 from synctalk.media import atomic_path, read_audio
 from synctalk_trainer.detect import picture_detector
 from synctalk_trainer.drive import Drive, drive
+from synctalk_trainer.prepare.models import FACE_LANDMARKER, find_model
 
 _RATE = 16_000
 _REST_S = 1.0
@@ -47,7 +48,9 @@ def main() -> int:
     parser.add_argument("avatar", type=Path)
     parser.add_argument("sounds", type=Path, nargs="+")
     parser.add_argument("--json", type=Path, help="write the figures there")
-    parser.add_argument("--model", type=Path, help="face_landmarker.task, if it is not in its usual place")
+    parser.add_argument(
+        "--landmarker", type=Path, help="a copy of face_landmarker.task; downloaded once if left out"
+    )
     arguments = parser.parse_args()
     try:
         return _check(arguments)
@@ -59,7 +62,7 @@ def main() -> int:
 def _check(arguments: argparse.Namespace) -> int:
     avatar = Avatar.from_bundle(arguments.avatar)
     rows = {}
-    with picture_detector(arguments.model) as detect:
+    with picture_detector(find_model(FACE_LANDMARKER, arguments.landmarker)) as detect:
         for path in arguments.sounds:
             samples, rate = read_audio(path)
             padded = np.concatenate(

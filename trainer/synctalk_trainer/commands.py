@@ -30,9 +30,9 @@ def evaluate(
     frames: Annotated[
         int | None, typer.Option(metavar="N", min=3, help="Judge about N frames only, for a quick look.")
     ] = None,
-    model: Annotated[
+    landmarker: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="face_landmarker.task, if it is not where prepare keeps it."),
+        typer.Option(metavar="FILE", help="A copy of face_landmarker.task; downloaded once if left out."),
     ] = None,
 ) -> None:
     """Judge a run on frames it never saw: figures, pictures, a side-by-side video.
@@ -55,11 +55,15 @@ def evaluate(
     from .evaluate import Options
     from .evaluate import evaluate as judge_run
     from .evaluation_report import figure_table
+    from .prepare.models import FACE_LANDMARKER, find_model
     from .run import write_json
 
     console = Console(highlight=False)
     options = Options(dataset, holdout, against, frames)
-    with picture_detector(_landmark_model(model)) as detect, Progress(console=console, transient=True) as bar:
+    with (
+        picture_detector(find_model(FACE_LANDMARKER, landmarker)) as detect,
+        Progress(console=console, transient=True) as bar,
+    ):
         task = bar.add_task("render", total=None)
         figures = judge_run(
             run, detect, options, lambda done, total: bar.update(task, completed=done, total=total)
@@ -70,15 +74,3 @@ def evaluate(
     for sentence in figures["verdicts"]:
         console.print(f"- {sentence}")
     console.print(f"\n{run / 'evaluation' / 'report.html'}")
-
-
-def _landmark_model(model: Path | None) -> Path:
-    """The landmark model that a command was given.
-
-    Raises: ModelError: none was given, or it is not there.
-    """
-    from synctalk.errors import ModelError
-
-    if model is None or not model.is_file():
-        raise ModelError(f"no landmark model at {model}: give face_landmarker.task with --model")
-    return model
