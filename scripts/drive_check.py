@@ -22,7 +22,6 @@ from synctalk.audio import resample
 from synctalk.media import atomic_path, read_audio
 from synctalk_trainer.detect import picture_detector
 from synctalk_trainer.drive import Drive, drive
-from synctalk_trainer.prepare.models import FACE_LANDMARKER, find_model
 
 _RATE = 16_000
 _REST_S = 1.0
@@ -62,7 +61,7 @@ def main() -> int:
 def _check(arguments: argparse.Namespace) -> int:
     avatar = Avatar.from_bundle(arguments.avatar)
     rows = {}
-    with picture_detector(find_model(FACE_LANDMARKER, arguments.landmarker)) as detect:
+    with picture_detector(arguments.landmarker) as detect:
         for path in arguments.sounds:
             samples, rate = read_audio(path)
             padded = np.concatenate(

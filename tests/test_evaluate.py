@@ -14,8 +14,10 @@ pytest.importorskip("cv2", reason="mediapipe's OpenCV is not installed")
 pytest.importorskip("torch", reason="torch is not installed")
 
 from synctalk_trainer import baselines, measure
+from synctalk_trainer.detect import largest_faces
 from synctalk_trainer.evaluate import Options, judge
 from synctalk_trainer.evaluation_report import figure_table, verdicts, write_report
+from synctalk_trainer.prepare.landmarks import Face
 from synctalk_trainer.run import Settings
 from synctalk_trainer.split import split
 
@@ -282,3 +284,17 @@ def test_frames_that_were_trained_on_are_never_judged(clip: FakeClip, tmp_path: 
         judge(FakeRun(path=tmp_path, dataset=clip, settings=settings), _detect, Options(holdout="takes:2"))
     figures = judge(FakeRun(path=tmp_path, dataset=clip), _detect, Options(holdout="last"))
     assert (figures["frames"], figures["holdout"]) == (8, "last")
+
+
+def test_the_largest_face_of_a_picture_counts() -> None:
+    class TwoFaces:
+        def detect(self, picture: np.ndarray) -> list[Face]:
+            sizes = (20.0, 50.0) if picture.any() else ()
+            return [
+                Face(_landmarks(3, 0) * size, np.zeros(52, np.float32), np.eye(4, dtype=np.float32))
+                for size in sizes
+            ]
+
+    points, found = largest_faces(TwoFaces(), [np.ones((4, 4, 3), np.uint8), np.zeros((4, 4, 3), np.uint8)])
+    assert found.tolist() == [True, False]
+    assert np.array_equal(points[0], _landmarks(3, 0) * 50)

@@ -55,13 +55,12 @@ def evaluate(
     from .evaluate import Options
     from .evaluate import evaluate as judge_run
     from .evaluation_report import figure_table
-    from .prepare.models import FACE_LANDMARKER, find_model
     from .run import write_json
 
     console = Console(highlight=False)
     options = Options(dataset, holdout, against, frames)
     with (
-        picture_detector(find_model(FACE_LANDMARKER, landmarker)) as detect,
+        picture_detector(landmarker) as detect,
         Progress(console=console, transient=True) as bar,
     ):
         task = bar.add_task("render", total=None)
