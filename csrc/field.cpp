@@ -41,8 +41,8 @@ struct Piece {
 std::vector<Piece> pieces_of(const FieldInputs& inputs) {
   std::vector<Piece> pieces;
   for (int frame = 0; frame < inputs.n_frames; ++frame) {
-    for (int64_t i = inputs.groups[frame]; i < inputs.groups[frame + 1]; i += FIELD_BLOCK) {
-      pieces.push_back({frame, i, static_cast<int>(std::min<int64_t>(FIELD_BLOCK, inputs.groups[frame + 1] - i))});
+    for (int64_t i = inputs.groups[frame]; i < inputs.groups[frame + 1]; i += FIELD_PIECE) {
+      pieces.push_back({frame, i, static_cast<int>(std::min<int64_t>(FIELD_PIECE, inputs.groups[frame + 1] - i))});
     }
   }
   return pieces;
@@ -139,30 +139,11 @@ FieldLayer PackedLayers::add(const float* weights, int n_out, int n_in, bool is_
   return {n_in, n_out, forward, backward};
 }
 
-Field::Field(FieldShape shape) : shape_(std::move(shape)) {
-  const int n_levels = static_cast<int>(shape_.levels.size()), n_slots = kPlanes * n_levels;
-  const auto width = static_cast<size_t>(padded(n_slots));
-  scale_.resize(width);
-  axis_.resize(4 * width);
-  for (auto* values : {&resolution_, &size_, &offset_, &is_hashed_}) values->resize(width);
-  std::fill(size_.begin(), size_.end(), 1);
-  for (int slot = 0; slot < n_slots; ++slot) {
-    const int plane = slot / n_levels;
-    const Level& level = shape_.levels[slot % n_levels];
-    scale_[slot] = level.scale;
-    resolution_[slot] = static_cast<int32_t>(level.resolution);
-    size_[slot] = static_cast<int32_t>(level.size);
-    offset_[slot] = static_cast<int32_t>(plane * shape_.n_entries() + level.offset);
-    is_hashed_[slot] = level.is_hashed ? -1 : 0;
-    axis_[column_axis(plane) * width + slot] = 1.0f;
-    axis_[(1 + row_axis(plane)) * width + slot] = 1.0f;
-  }
-}
+Field::Field(FieldShape shape) : shape_(std::move(shape)) {}
 
 FieldNet Field::net() const {
   FieldNet net{};
-  net.slots = {kPlanes * static_cast<int>(shape_.levels.size()), shape_.n_channels,  scale_.data(), axis_.data(),
-               resolution_.data(), size_.data(), offset_.data(), is_hashed_.data()};
+  net.grid = {shape_.levels.data(), static_cast<int>(shape_.levels.size()), shape_.n_entries(), shape_.n_channels};
   net.n_encoded = shape_.n_encoded();
   net.n_gates = shape_.n_gates();
   net.n_feature = shape_.feature;
@@ -176,14 +157,14 @@ void Field::forward(const FieldInputs& inputs, float* log_density, float* featur
   const Loaded loaded(net(), shape_, inputs, false);
   const auto drives = drives_of(shape_, inputs);
   const auto pieces = pieces_of(inputs);
-  constexpr int64_t kGrain = 32;
+  constexpr int64_t kGrain = 1;
   parallel_for(static_cast<int64_t>(pieces.size()), kGrain, [&](int64_t begin, int64_t end) {
     Floats workspace(path.workspace_floats(loaded.net));
     for (int64_t i = begin; i < end; ++i) {
       const Piece& piece = pieces[i];
-      const FieldBlock block{inputs.positions + 3 * piece.begin, piece.n,
+      const FieldPiece samples{inputs.positions + 3 * piece.begin, piece.n,
                              drives.data() + piece.frame * padded(shape_.n_gates())};
-      path.forward(loaded.net, block, workspace.data(), log_density + piece.begin,
+      path.forward(loaded.net, samples, workspace.data(), log_density + piece.begin,
                    feature + piece.begin * shape_.feature);
     }
   });
@@ -209,8 +190,8 @@ void Field::backward(const FieldInputs& inputs, const float* d_log_density, cons
     Floats workspace(path.workspace_floats(loaded.net));
     for (int64_t i = t * n_pieces / n_threads; i < (t + 1) * n_pieces / n_threads; ++i) {
       const Piece& piece = pieces[i];
-      const FieldBlock block{inputs.positions + 3 * piece.begin, piece.n, drives.data() + piece.frame * n_gates};
-      path.backward(loaded.net, block, workspace.data(), d_log_density + piece.begin,
+      const FieldPiece samples{inputs.positions + 3 * piece.begin, piece.n, drives.data() + piece.frame * n_gates};
+      path.backward(loaded.net, samples, workspace.data(), d_log_density + piece.begin,
                     d_feature + piece.begin * shape_.feature, sums[t].sums,
                     sums[t].drives.data() + piece.frame * n_gates);
     }

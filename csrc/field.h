@@ -52,8 +52,6 @@ class Field {
 
  private:
   FieldShape shape_;
-  std::vector<float> scale_, axis_;
-  std::vector<int32_t> resolution_, size_, offset_, is_hashed_;
 
   FieldNet net() const;
 };

@@ -1,7 +1,7 @@
-// The field on one block of samples, for one instruction set. Rows are samples, lanes are features.
+// The field on a piece of samples, for one instruction set.
 //
-// Row of `in`: encoding, then gated condition and expression, packed without a gap. Rows behind the last sample of a block
-// are computed with it and thrown away.
+// The grid goes through a piece level by level, lanes are samples; the networks go through it block by block, rows are
+// samples and lanes are features. Row of `in`: encoding, then gated condition and expression, packed without a gap.
 #pragma once
 
 #include "field_matrix.h"
@@ -13,6 +13,7 @@ static inline int padded(int n) { return (n + FIELD_ALIGN - 1) / FIELD_ALIGN * F
 static inline int in_stride(const FieldNet& net) { return padded(net.n_encoded + padded(net.n_gates)); }
 
 struct Workspace {
+  float *axes, *columns;  // of the whole piece; see load_axes and encode
   float *in, *attended, *gate, *hidden[FIELD_MAX_LAYERS], *out;
   float *d_in, *d_attended, *d_gate, *d_hidden[2], *d_out;
   long n_floats;
@@ -22,13 +23,15 @@ struct Workspace {
 static Workspace workspace_of(const FieldNet& net, float* memory) {
   Workspace w{};
   long used = 0;
-  const auto take = [&](int width) {
+  const auto take = [&](int width, int rows = FIELD_BLOCK) {
     float* at = memory ? memory + used : nullptr;
-    used += static_cast<long>(FIELD_BLOCK) * width;
+    used += static_cast<long>(rows) * width;
     return at;
   };
   const int last = net.n_density - 1;
   int widest = 0;
+  w.axes = take(3, FIELD_PIECE);
+  w.columns = take(net.n_encoded, FIELD_PIECE);
   w.in = take(in_stride(net));
   w.attended = take(padded(net.attention[0].n_out));
   w.gate = take(padded(net.n_gates));
@@ -47,94 +50,124 @@ static Workspace workspace_of(const FieldNet& net, float* memory) {
   return w;
 }
 
-// The four nodes around a position in LANES slots (plane and level), with bilinear weights. Source: tiny-cuda-nn
-// HashGrid (indexing and scales).
+// How the samples of a piece become rows: neighbours on a ray come LANES rows apart, so that sums into the same node of the
+// grid do not wait for each other. Rows without a sample repeat the last one, with zero gradients.
+struct Rows {
+  int n, n_samples;
+
+  explicit Rows(const FieldPiece& piece)
+      : n((piece.n + FIELD_BLOCK - 1) / FIELD_BLOCK * FIELD_BLOCK), n_samples(piece.n) {}
+  int sample(int row) const { return row % LANES * (n / LANES) + row / LANES; }
+};
+
+// Four nodes of one level around LANES positions, with bilinear weights.
 struct Corners {
   IVec index[4];
   Vec weight[4];
 };
 
-static inline Corners corners_of(const FieldSlots& slots, const float* position, int slot) {
-  float at[3];
-  for (int i = 0; i < 3; ++i) {
-    const float p = position[i] > 0.0f ? position[i] : 0.0f;  // also where it is not a number
-    at[i] = p < 1.0f ? p : 1.0f;
-  }
-  const int stride = padded(slots.n_slots);
-  const float* axis = slots.axis + slot;
-  const Vec u = splat(at[0]) * load(axis) + splat(at[1]) * load(axis + stride);
-  const Vec v = splat(at[1]) * load(axis + 2 * stride) + splat(at[2]) * load(axis + 3 * stride);
-  const Vec scale = load(slots.scale + slot), half = splat(0.5f), one = splat(1.0f);
-  const Vec in_u = fma(u, scale, half), in_v = fma(v, scale, half);
+template <bool HASHED>
+static inline Corners corners_of(const Level& level, Vec u, Vec v) {
+  const Vec in_u = fma(u, splat(level.scale), splat(0.5f)), in_v = fma(v, splat(level.scale), splat(0.5f));
   const IVec node_u = __builtin_convertvector(in_u, IVec), node_v = __builtin_convertvector(in_v, IVec);
   const Vec right = in_u - __builtin_convertvector(node_u, Vec), below = in_v - __builtin_convertvector(node_v, Vec);
-
-  const IVec resolution = load(slots.resolution + slot), size = load(slots.size + slot);
-  const IVec is_hashed = load(slots.is_hashed + slot), offset = load(slots.offset + slot);
-  const UVec prime = 2654435761u - UVec{};
-  const UVec first = reinterpret_cast<UVec>(node_v) * prime, mask = reinterpret_cast<UVec>(size - 1);
-  const IVec row = node_v * resolution;
-  Corners corners;
+  const Vec left = splat(1.0f) - right, above = splat(1.0f) - below;
+  const int32_t size = static_cast<int32_t>(level.size), step = HASHED ? kHashPrime : level.resolution;
+  const IVec row = node_v * step;
+  Corners corners{{}, {left * above, right * above, left * below, right * below}};
+#pragma GCC unroll 4
   for (int i = 0; i < 4; ++i) {
-    const IVec u_i = node_u + (i & 1);
-    const UVec hash = (reinterpret_cast<UVec>(u_i) ^ (i & 2 ? first + prime : first)) & mask;
-    IVec dense = u_i + (i & 2 ? row + resolution : row);
-    dense -= dense >= size ? size : IVec{};
-    corners.index[i] = offset + (is_hashed ? reinterpret_cast<IVec>(hash) : dense);
-    corners.weight[i] = (i & 1 ? right : one - right) * (i & 2 ? below : one - below);
+    const IVec u_i = node_u + (i & 1), row_i = i & 2 ? row + step : row;
+    IVec index = HASHED ? (u_i ^ row_i) & (size - 1) : u_i + row_i;
+    if (!HASHED) index -= index >= size ? size - IVec{} : IVec{};
+    corners.index[i] = index;
   }
   return corners;
 }
 
-[[gnu::noinline]] static void encode(const FieldNet& net, const FieldBlock& block, float* in) {
-  const FieldSlots& slots = net.slots;
-  const int n_channels = slots.n_channels, stride = in_stride(net);
-  for (int s = 0; s < FIELD_BLOCK; ++s) {
-    const float* position = block.positions + 3 * (s < block.n ? s : block.n - 1);
-    for (int slot = 0; slot < slots.n_slots; slot += LANES) {
-      Corners corners = corners_of(slots, position, slot);
-      for (int i = 0; i < 4; ++i) corners.index[i] *= n_channels;
-      for (int channel = 0; channel < n_channels; ++channel) {
-        Vec value = Vec{};
-        for (int i = 0; i < 4; ++i)
-          value = fma(corners.weight[i], gather(net.tables + channel, corners.index[i]), value);
-        float* to = in + static_cast<long>(s) * stride + slot * n_channels + channel;
-        if (n_channels == 1) {
-          store(to, value);
-          continue;
-        }
-        for (int lane = 0; lane < LANES && slot + lane < slots.n_slots; ++lane) to[lane * n_channels] = value[lane];
-      }
+// Calls visit(block, lane, corners) for all rows of one plane and level.
+template <bool HASHED, class Visit>
+static inline void for_rows(const Level& level, const float* u, const float* v, int n_rows, Visit visit) {
+  for (int block = 0; block * FIELD_BLOCK < n_rows; ++block) {
+    for (int lane = 0; lane < FIELD_BLOCK; lane += LANES) {
+      const int row = block * FIELD_BLOCK + lane;
+      visit(block, lane, corners_of<HASHED>(level, load(u + row), load(v + row)));
     }
   }
 }
 
-[[gnu::noinline]] static void scatter(const FieldNet& net, const FieldBlock& block, const float* d_in, float* d_tables) {
-  const FieldSlots& slots = net.slots;
-  const int n_channels = slots.n_channels, stride = in_stride(net);
-  for (int s = 0; s < block.n; ++s) {
-    const float* d = d_in + static_cast<long>(s) * stride;
-    for (int slot = 0; slot < slots.n_slots; slot += LANES) {
-      const int n_lanes = slots.n_slots - slot < LANES ? slots.n_slots - slot : LANES;
-      const Corners corners = corners_of(slots, block.positions + 3 * s, slot);
-      for (int channel = 0; channel < n_channels; ++channel) {
-        Vec gradient;
-        if (n_channels == 1) {
-          gradient = load(d + slot);
-        } else {
-          for (int lane = 0; lane < LANES; ++lane)
-            gradient[lane] = lane < n_lanes ? d[(slot + lane) * n_channels + channel] : 0.0f;
-        }
-        for (int i = 0; i < 4; ++i) {
-          float add[LANES];
-          int32_t index[LANES];
-          store(add, corners.weight[i] * gradient);
-          store(index, corners.index[i]);
-          for (int lane = 0; lane < n_lanes; ++lane)
-            d_tables[static_cast<long>(index[lane]) * n_channels + channel] += add[lane];
-        }
+// Calls visit(column, table offset, block, lane, corners); a column is the first of a plane and level.
+template <class Visit>
+static inline void for_corners(const Grid& grid, const float* axes, int n_rows, Visit visit) {
+  for (int slot = 0; slot < kPlanes * grid.n_levels; ++slot) {
+    const int plane = slot / grid.n_levels, column = slot * grid.n_channels;
+    const Level& level = grid.levels[slot % grid.n_levels];
+    const long first = (plane * grid.n_entries + level.offset) * grid.n_channels;
+    const float *u = axes + column_axis(plane) * FIELD_PIECE, *v = axes + row_axis(plane) * FIELD_PIECE;
+    const auto at = [&](int block, int lane, const Corners& corners) { visit(column, first, block, lane, corners); };
+    level.is_hashed ? for_rows<true>(level, u, v, n_rows, at) : for_rows<false>(level, u, v, n_rows, at);
+  }
+}
+
+// axes: [3][FIELD_PIECE], coordinates in 0..1 by row.
+static void load_axes(const FieldPiece& piece, const Rows& rows, float* axes) {
+  for (int row = 0; row < rows.n; ++row) {
+    const int sample = rows.sample(row);
+    const float* position = piece.positions + 3 * (sample < piece.n ? sample : piece.n - 1);
+    for (int a = 0; a < 3; ++a) axes[a * FIELD_PIECE + row] = unit_clamp(position[a]);
+  }
+}
+
+// columns: [blocks][n_encoded][FIELD_BLOCK]. One level at a time, so that its part of the table stays in the cache.
+[[gnu::noinline]] static void encode(const FieldNet& net, const float* axes, int n_rows, float* columns) {
+  const int n_channels = net.grid.n_channels;
+  for_corners(net.grid, axes, n_rows, [&](int column, long first, int block, int lane, const Corners& corners) {
+    float* to = columns + (static_cast<long>(block) * net.n_encoded + column) * FIELD_BLOCK + lane;
+    for (int channel = 0; channel < n_channels; ++channel) {
+      const float* table = net.tables + first + channel;
+      Vec value = Vec{};
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) value = fma(corners.weight[i], gather(table, corners.index[i] * n_channels), value);
+      store(to + channel * FIELD_BLOCK, value);
+    }
+  });
+}
+
+// The gradient of the tables; columns as above.
+[[gnu::noinline]] static void scatter(const FieldNet& net, const float* axes, int n_rows, const float* columns,
+                                      float* d_tables) {
+  const int n_channels = net.grid.n_channels;
+  for_corners(net.grid, axes, n_rows, [&](int column, long first, int block, int lane, const Corners& corners) {
+    const float* from = columns + (static_cast<long>(block) * net.n_encoded + column) * FIELD_BLOCK + lane;
+    for (int channel = 0; channel < n_channels; ++channel) {
+      const Vec gradient = load(from + channel * FIELD_BLOCK);
+      float* d_table = d_tables + first + channel;
+      alignas(64) float add[4][LANES];
+      alignas(64) int32_t index[4][LANES];
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) {
+        store(add[i], corners.weight[i] * gradient);
+        store(index[i], corners.index[i] * n_channels);
+      }
+#pragma GCC unroll 16
+      for (int k = 0; k < LANES; ++k) {
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; ++i) d_table[index[i][k]] += add[i][k];
       }
     }
+  });
+}
+
+// Columns of one block to rows of features, and back.
+static void to_rows(const float* columns, int n_columns, float* rows, int stride) {
+  for (int s = 0; s < FIELD_BLOCK; ++s) {
+    for (int c = 0; c < n_columns; ++c) rows[static_cast<long>(s) * stride + c] = columns[c * FIELD_BLOCK + s];
+  }
+}
+
+static void to_columns(const float* rows, int stride, int n_columns, float* columns) {
+  for (int s = 0; s < FIELD_BLOCK; ++s) {
+    for (int c = 0; c < n_columns; ++c) columns[c * FIELD_BLOCK + s] = rows[static_cast<long>(s) * stride + c];
   }
 }
 
@@ -145,9 +178,10 @@ static void apply(const FieldLayer& layer, const float* in, long stride, float* 
                    padded(layer.n_out));
 }
 
-// From the encoding in w.in to w.out.
-static void decode(const FieldNet& net, const float* drive, const Workspace& w) {
+// From the encoding of one block in w.columns to w.out.
+static void decode(const FieldNet& net, const float* drive, int block, const Workspace& w) {
   const int stride = in_stride(net), gates = padded(net.n_gates);
+  to_rows(w.columns + static_cast<long>(block) * FIELD_BLOCK * net.n_encoded, net.n_encoded, w.in, stride);
   apply<Finish::relu>(net.attention[0], w.in, stride, w.attended);
   apply<Finish::set>(net.attention[1], w.attended, padded(net.attention[0].n_out), w.gate);
   for (int s = 0; s < FIELD_BLOCK; ++s) {
@@ -174,15 +208,21 @@ static void decode(const FieldNet& net, const float* drive, const Workspace& w) 
 
 static long workspace_floats(const FieldNet& net) { return workspace_of(net, nullptr).n_floats; }
 
-static void forward(const FieldNet& net, const FieldBlock& block, float* memory, float* log_density, float* feature) {
+static void forward(const FieldNet& net, const FieldPiece& piece, float* memory, float* log_density, float* feature) {
   const Workspace w = workspace_of(net, memory);
-  encode(net, block, w.in);
-  decode(net, block.drive, w);
+  const Rows rows(piece);
+  load_axes(piece, rows, w.axes);
+  encode(net, w.axes, rows.n, w.columns);
   const int stride = padded(1 + net.n_feature);
-  for (int s = 0; s < block.n; ++s) {
-    const float* row = w.out + static_cast<long>(s) * stride;
-    log_density[s] = row[0];
-    __builtin_memcpy(feature + static_cast<long>(s) * net.n_feature, row + 1, sizeof(float) * net.n_feature);
+  for (int block = 0; block * FIELD_BLOCK < rows.n; ++block) {
+    decode(net, piece.drive, block, w);
+    for (int s = 0; s < FIELD_BLOCK; ++s) {
+      const long sample = rows.sample(block * FIELD_BLOCK + s);
+      if (sample >= piece.n) continue;
+      const float* row = w.out + static_cast<long>(s) * stride;
+      log_density[sample] = row[0];
+      __builtin_memcpy(feature + sample * net.n_feature, row + 1, sizeof(float) * net.n_feature);
+    }
   }
 }
 
@@ -200,10 +240,10 @@ static void push_back(const FieldLayer& layer, const float* d, float* d_in, long
 }
 
 // Gradient of the gated inputs -> of the attention's output, and of condition and expression.
-static void gate_backward(const FieldNet& net, const FieldBlock& block, const Workspace& w, float* d_drive) {
+static void gate_backward(const FieldNet& net, const float* drives, const Workspace& w, float* d_drive) {
   const int stride = in_stride(net), gates = padded(net.n_gates);
   for (int i = 0; i < net.n_gates; i += LANES) {
-    const Vec drive = load(block.drive + i);
+    const Vec drive = load(drives + i);
     Vec sum = Vec{};
     for (int s = 0; s < FIELD_BLOCK; ++s) {
       const Vec d = load(w.d_in + static_cast<long>(s) * stride + net.n_encoded + i);
@@ -217,19 +257,10 @@ static void gate_backward(const FieldNet& net, const FieldBlock& block, const Wo
   }
 }
 
-static void backward(const FieldNet& net, const FieldBlock& block, float* memory, const float* d_log_density,
-                     const float* d_feature, const FieldSums& sums, float* d_drive) {
-  const Workspace w = workspace_of(net, memory);
-  encode(net, block, w.in);
-  decode(net, block.drive, w);
-
-  const int out_row = padded(1 + net.n_feature), stride = in_stride(net);
-  __builtin_memset(w.d_out, 0, sizeof(float) * FIELD_BLOCK * out_row);
-  for (int s = 0; s < block.n; ++s) {
-    float* row = w.d_out + static_cast<long>(s) * out_row;
-    row[0] = d_log_density[s];
-    __builtin_memcpy(row + 1, d_feature + static_cast<long>(s) * net.n_feature, sizeof(float) * net.n_feature);
-  }
+// From w.d_out of one block, behind decode, to the gradient of its encoding in w.columns.
+static void block_backward(const FieldNet& net, const float* drive, int block, const Workspace& w, const FieldSums& sums,
+                           float* d_drive) {
+  const int stride = in_stride(net), attended = padded(net.attention[0].n_out);
   const float* d = w.d_out;
   for (int i = net.n_density - 1; i > 0; --i) {
     const FieldLayer& layer = net.density[i];
@@ -240,13 +271,34 @@ static void backward(const FieldNet& net, const FieldBlock& block, float* memory
   add_weights(net.density[0], d, w.in, stride, sums.density[0]);
   push_back<Finish::set>(net.density[0], d, w.d_in, stride);
 
-  gate_backward(net, block, w, d_drive);
-  const int attended = padded(net.attention[0].n_out);
+  gate_backward(net, drive, w, d_drive);
   add_weights(net.attention[1], w.d_gate, w.attended, attended, sums.attention[1]);
   push_back<Finish::mask>(net.attention[1], w.d_gate, w.d_attended, attended, w.attended);
   add_weights(net.attention[0], w.d_attended, w.in, stride, sums.attention[0]);
   push_back<Finish::add>(net.attention[0], w.d_attended, w.d_in, stride);
-  scatter(net, block, w.d_in, sums.tables);
+  to_columns(w.d_in, stride, net.n_encoded, w.columns + static_cast<long>(block) * FIELD_BLOCK * net.n_encoded);
+}
+
+static void backward(const FieldNet& net, const FieldPiece& piece, float* memory, const float* d_log_density,
+                     const float* d_feature, const FieldSums& sums, float* d_drive) {
+  const Workspace w = workspace_of(net, memory);
+  const Rows rows(piece);
+  load_axes(piece, rows, w.axes);
+  encode(net, w.axes, rows.n, w.columns);
+  const int out_row = padded(1 + net.n_feature);
+  for (int block = 0; block * FIELD_BLOCK < rows.n; ++block) {
+    decode(net, piece.drive, block, w);
+    __builtin_memset(w.d_out, 0, sizeof(float) * FIELD_BLOCK * out_row);
+    for (int s = 0; s < FIELD_BLOCK; ++s) {
+      const long sample = rows.sample(block * FIELD_BLOCK + s);
+      if (sample >= piece.n) continue;
+      float* row = w.d_out + static_cast<long>(s) * out_row;
+      row[0] = d_log_density[sample];
+      __builtin_memcpy(row + 1, d_feature + sample * net.n_feature, sizeof(float) * net.n_feature);
+    }
+    block_backward(net, piece.drive, block, w, sums, d_drive);
+  }
+  scatter(net, w.axes, rows.n, w.columns, sums.tables);
 }
 
 extern const FieldPath field_path;

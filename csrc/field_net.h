@@ -8,13 +8,15 @@
 
 #include <cstdint>
 
+#include "grid.h"
+
 namespace synctalk {
 
-constexpr int FIELD_BLOCK = 48;        // samples at a time; a multiple of the kernels' 6 rows
+constexpr int FIELD_BLOCK = 48;      // samples that go through the networks at a time; a multiple of the kernels' 6 rows
+constexpr int FIELD_PIECE = 32 * FIELD_BLOCK;  // samples that go through the grid at a time, level by level
 constexpr int FIELD_MAX_LAYERS = 8;    // linear layers of the density network
 constexpr int FIELD_ALIGN = 16;        // row strides in floats: the widest vector
 
-inline constexpr int field_padded(int n) { return (n + FIELD_ALIGN - 1) / FIELD_ALIGN * FIELD_ALIGN; }
 
 // One linear layer, zero-padded to whole vectors.
 struct FieldLayer {
@@ -23,20 +25,9 @@ struct FieldLayer {
   const float* backward;  // [n_out][padded(n_in)]; null where no gradient is asked for
 };
 
-// One lane of the hash encoding: a plane and a level. Arrays of padded(n_slots).
-struct FieldSlots {
-  int n_slots, n_channels;
-  const float* scale;
-  const float* axis;        // [4][padded(n_slots)] 0 or 1: x in u, y in u, y in v, z in v
-  const int32_t* resolution;
-  const int32_t* size;
-  const int32_t* offset;    // first entry, all planes in one table
-  const int32_t* is_hashed; // 0 or -1
-};
-
 struct FieldNet {
-  FieldSlots slots;
-  const float* tables;
+  Grid grid;
+  const float* tables;  // [3, entries, channels]
   int n_encoded, n_gates, n_feature;
   bool is_sigmoid;
   int n_density;
@@ -51,8 +42,8 @@ struct FieldSums {
   float* density[FIELD_MAX_LAYERS];
 };
 
-// Samples of one frame, at most FIELD_BLOCK.
-struct FieldBlock {
+// Samples of one frame, at most FIELD_PIECE.
+struct FieldPiece {
   const float* positions;  // [n, 3]
   int n;
   const float* drive;      // [padded(n_gates)] condition, expression, zeros
@@ -61,8 +52,8 @@ struct FieldBlock {
 // The kernels of one instruction set.
 struct FieldPath {
   long (*workspace_floats)(const FieldNet&);
-  void (*forward)(const FieldNet&, const FieldBlock&, float* workspace, float* log_density, float* feature);
-  void (*backward)(const FieldNet&, const FieldBlock&, float* workspace, const float* d_log_density,
+  void (*forward)(const FieldNet&, const FieldPiece&, float* workspace, float* log_density, float* feature);
+  void (*backward)(const FieldNet&, const FieldPiece&, float* workspace, const float* d_log_density,
                    const float* d_feature, const FieldSums&, float* d_drive);
 };
 

@@ -47,7 +47,7 @@ def field(
         return field_reference(
             positions, groups, condition, expression, tables, attention_weights, density_weights, spec
         )
-    log_density, feature = _Field.apply(
+    log_density, feature = _Field.apply(  # type: ignore[no-untyped-call]
         spec, groups, positions, condition, expression, tables, *attention_weights, *density_weights
     )
     return log_density, feature
