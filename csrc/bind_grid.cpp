@@ -62,13 +62,12 @@ void unroll(const py::array& tables, const py::array& level, py::array out) {
   grid_unroll(row, entries, static_cast<int>(n_channels), n_nodes, to);
 }
 
-int64_t march(const py::array& origins, const py::array& directions, const py::array& jitter,
-              const py::array& box_min, const py::array& box_max, const py::array& occupancy, int resolution,
-              float step, int max_samples, py::array positions, py::array distances, py::array rays,
-              py::array offsets) {
-  const March setup = march_of(input<float>(box_min, "box_min", {3}), input<float>(box_max, "box_max", {3}), resolution,
-                               step, max_samples,
-                               input<uint8_t>(occupancy, "occupancy", {occupancy_bytes(resolution)}));
+int64_t march(const py::array& origins, const py::array& directions, const py::array& jitter, const py::array& box_min,
+              const py::array& box_max, const py::array& occupancy, int resolution, float step, int max_samples,
+              py::array positions, py::array distances, py::array rays, py::array offsets) {
+  const March setup =
+      march_of(input<float>(box_min, "box_min", {3}), input<float>(box_max, "box_max", {3}), resolution, step,
+               max_samples, input<uint8_t>(occupancy, "occupancy", {occupancy_bytes(resolution)}));
   const auto n_rays = axis_length(origins, "origins", 2, 0);
   const float* from = input<float>(origins, "origins", {n_rays, 3});
   const float* along = input<float>(directions, "directions", {n_rays, 3});
@@ -115,12 +114,10 @@ void composite_gradient(const py::array& density, const py::array& feature, cons
                         const std::optional<py::array>& d_weight, py::array d_density, py::array d_feature) {
   const Samples samples = samples_of(density, feature, offsets, step);
   const auto n_rays = offsets.shape(0) - 1, n = density.shape(0);
-  const CompositeGradient gradient{input<float>(weight, "weight", {n}),
-                                   input<float>(d_out, "d_out", {n_rays, samples.n_features}),
-                                   input<float>(d_alpha, "d_alpha", {n_rays}),
-                                   d_weight ? input<float>(*d_weight, "d_weight", {n}) : nullptr,
-                                   output<float>(d_density, "d_density", {n}),
-                                   output<float>(d_feature, "d_feature", {n, samples.n_features})};
+  const CompositeGradient gradient{
+      input<float>(weight, "weight", {n}),        input<float>(d_out, "d_out", {n_rays, samples.n_features}),
+      input<float>(d_alpha, "d_alpha", {n_rays}), d_weight ? input<float>(*d_weight, "d_weight", {n}) : nullptr,
+      output<float>(d_density, "d_density", {n}), output<float>(d_feature, "d_feature", {n, samples.n_features})};
   py::gil_scoped_release release;
   composite_backward(samples, n_rays, gradient);
 }

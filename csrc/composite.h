@@ -1,6 +1,7 @@
 // Volume rendering along rays. Source: Max 1995; the quadrature that radiance fields use.
 //
-//   alpha_i = 1 - exp(-density_i * step);  weight_i = alpha_i * prod_{j < i} (1 - alpha_j);  out = sum_i weight_i feature_i
+//   alpha_i = 1 - exp(-density_i * step);  weight_i = alpha_i * prod_{j < i} (1 - alpha_j);  out = sum_i weight_i
+//   feature_i
 #pragma once
 
 #include <cmath>
@@ -11,11 +12,11 @@ namespace synctalk {
 
 // What a composite reads: samples of one ray are consecutive, ray r has [offsets[r], offsets[r + 1]).
 struct Samples {
-  const float* density;   // [M]
-  const float* feature;   // [M, F]
+  const float* density;    // [M]
+  const float* feature;    // [M, F]
   const int32_t* offsets;  // [R + 1]
-  int n_features;         // F
-  float step;             // metres
+  int n_features;          // F
+  float step;              // metres
 };
 
 struct CompositeGradient {

@@ -32,9 +32,7 @@ SYNCTALK_HD int row_axis(int plane) { return plane == 0 ? 1 : 2; }
 // To 0..1; not-a-number becomes 0, so that no index leaves its table.
 SYNCTALK_HD float unit_clamp(float u) { return u > 0.0f ? (u < 1.0f ? u : 1.0f) : 0.0f; }
 
-SYNCTALK_HD uint32_t hashed_index(uint32_t x, uint32_t y, uint32_t size) {
-  return (x ^ (y * kHashPrime)) & (size - 1);
-}
+SYNCTALK_HD uint32_t hashed_index(uint32_t x, uint32_t y, uint32_t size) { return (x ^ (y * kHashPrime)) & (size - 1); }
 
 // Nodes lie one past the resolution at most, so one subtraction is the modulo.
 SYNCTALK_HD uint32_t dense_index(uint32_t x, uint32_t y, uint32_t resolution, uint32_t size) {
@@ -81,6 +79,38 @@ SYNCTALK_HD Slope slope_of(const Level& level, const Cell& cell, const float val
   const float by_row = (1.0f - cell.column) * (value[2] - value[0]) + cell.column * (value[3] - value[1]);
   return {u >= 0.0f && u <= 1.0f ? level.scale * by_column : 0.0f,
           v >= 0.0f && v <= 1.0f ? level.scale * by_row : 0.0f};
+}
+
+// The value of one channel of one plane-level at a position.
+SYNCTALK_HD float encode_one(const Grid& grid, const float* tables, const float position[3], int plane, int l, int c) {
+  const Level& level = grid.levels[l];
+  const Cell cell = locate(level, position[column_axis(plane)], position[row_axis(plane)]);
+  const float* table = tables + (plane * grid.n_entries + level.offset) * grid.n_channels + c;
+  float value = 0.0f;
+  for (int corner = 0; corner < 4; ++corner) value += cell.weight(corner) * table[cell.index[corner] * grid.n_channels];
+  return value;
+}
+
+// The gradient of one sample's position, given that of its encoding, d_out [width].
+SYNCTALK_HD void position_gradient(const Grid& grid, const float* tables, const float position[3], const float* d_out,
+                                   float d_position[3]) {
+  float sum[3] = {0.0f, 0.0f, 0.0f};
+  for (int plane = 0; plane < kPlanes; ++plane) {
+    const float u = position[column_axis(plane)], v = position[row_axis(plane)];
+    for (int l = 0; l < grid.n_levels; ++l) {
+      const Level& level = grid.levels[l];
+      const Cell cell = locate(level, u, v);
+      const float* table = tables + (plane * grid.n_entries + level.offset) * grid.n_channels;
+      for (int c = 0; c < grid.n_channels; ++c, ++d_out) {
+        float value[4];
+        for (int corner = 0; corner < 4; ++corner) value[corner] = table[cell.index[corner] * grid.n_channels + c];
+        const Slope slope = slope_of(level, cell, value, u, v);
+        sum[column_axis(plane)] += *d_out * slope.u;
+        sum[row_axis(plane)] += *d_out * slope.v;
+      }
+    }
+  }
+  for (int a = 0; a < 3; ++a) d_position[a] = sum[a];
 }
 
 // Loops over samples on the CPU, one table of functions for every instruction set.

@@ -1,7 +1,7 @@
 // The grid's loops over samples, compiled once per instruction set (SYNCTALK_PATH names the namespace).
 //
-// A block of samples goes through one plane-level at a time: indices and weights first, which the compiler vectorises, then
-// the look-ups, which are scalar loads (a wide gather costs as much).
+// A block of samples goes through one plane-level at a time: indices and weights first, which the compiler vectorises,
+// then the look-ups, which are scalar loads (a wide gather costs as much).
 #pragma once
 
 #include "grid.h"
@@ -133,27 +133,8 @@ void backward_tables(const Grid& grid, const float* positions, const float* d_ou
 
 void backward_positions(const Grid& grid, const float* tables, const float* positions, const float* d_out,
                         float* d_positions, int64_t begin, int64_t end) {
-  const int channels = grid.n_channels;
   for (int64_t i = begin; i < end; ++i) {
-    const float* position = positions + 3 * i;
-    const float* d = d_out + i * grid.width();
-    float sum[3] = {0.0f, 0.0f, 0.0f};
-    for (int plane = 0; plane < kPlanes; ++plane) {
-      const float u = position[column_axis(plane)], v = position[row_axis(plane)];
-      for (int l = 0; l < grid.n_levels; ++l) {
-        const Level& level = grid.levels[l];
-        const Cell cell = locate(level, u, v);
-        const float* table = tables + (plane * grid.n_entries + level.offset) * channels;
-        for (int c = 0; c < channels; ++c, ++d) {
-          float value[4];
-          for (int corner = 0; corner < 4; ++corner) value[corner] = table[cell.index[corner] * channels + c];
-          const Slope slope = slope_of(level, cell, value, u, v);
-          sum[column_axis(plane)] += *d * slope.u;
-          sum[row_axis(plane)] += *d * slope.v;
-        }
-      }
-    }
-    for (int a = 0; a < 3; ++a) d_positions[3 * i + a] = sum[a];
+    position_gradient(grid, tables, positions + 3 * i, d_out + i * grid.width(), d_positions + 3 * i);
   }
 }
 

@@ -3,8 +3,8 @@
 
 #include <cstdint>
 
-// Always inline: the same header is compiled with different instruction sets, and a shared out-of-line copy could be the
-// one that this CPU cannot run.
+// Always inline: the same header is compiled with different instruction sets, and a shared out-of-line copy could be
+// the one that this CPU cannot run.
 #ifdef __CUDACC__
 #define SYNCTALK_HD __host__ __device__ __forceinline__
 #else

@@ -30,7 +30,8 @@ inline void check_levels(const std::vector<Level>& levels, int64_t n_entries) {
     const bool is_power = level.size > 0 && (level.size & (level.size - 1)) == 0;
     const bool fits = static_cast<int64_t>(level.offset) + level.size <= n_entries;
     const bool reaches = level.scale + 1.5f < static_cast<float>(level.resolution) + 1.0f;
-    const bool is_right = level.is_hashed ? is_power : reaches && level.size >= n_dense && level.size > level.resolution;
+    const bool is_right =
+        level.is_hashed ? is_power : reaches && level.size >= n_dense && level.size > level.resolution;
     if (!fits || !is_right) {
       throw py::value_error("levels: a level of scale " + std::to_string(level.scale) + ", resolution " +
                             std::to_string(level.resolution) + ", size " + std::to_string(level.size) + ", offset " +

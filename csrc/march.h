@@ -7,10 +7,10 @@ namespace synctalk {
 
 struct March {
   float box_min[3], box_max[3], inverse_extent[3];  // metres, 1 / (max - min)
-  const uint8_t* occupancy;  // G^3 bits, see docs/formats.md
-  int resolution;            // G
-  float step;                // metres
-  int max_samples;           // per ray
+  const uint8_t* occupancy;                         // G^3 bits, see docs/formats.md
+  int resolution;                                   // G
+  float step;                                       // metres
+  int max_samples;                                  // per ray
 };
 
 SYNCTALK_HD bool is_occupied(const March& march, const float unit[3]) {
@@ -57,8 +57,9 @@ SYNCTALK_HD void unit_position(const March& march, const float origin[3], const 
   }
 }
 
-// Calls emit(j, distance) for the samples of one ray: one in every step of march.step from where the ray enters the box,
-// `jitter` steps (0..1; 0.5 is the middle) after the step's start, kept where its cell is occupied. Returns how many.
+// Calls emit(j, distance) for the samples of one ray: one in every step of march.step from where the ray enters the
+// box, `jitter` steps (0..1; 0.5 is the middle) after the step's start, kept where its cell is occupied. Returns how
+// many.
 template <class Emit>
 SYNCTALK_HD int march_ray(const March& march, const float origin[3], const float direction[3], float jitter,
                           Emit emit) {

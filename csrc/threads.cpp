@@ -21,8 +21,8 @@ struct Job {
   const int64_t n, grain;
   std::atomic<int64_t> next{0};
   int helpers = 0;  // workers inside run(); guarded by the pool's mutex
-  std::exception_ptr error;
-  std::mutex error_mutex;
+  std::exception_ptr error{};
+  std::mutex error_mutex{};
 
   bool is_taken() const { return next.load(std::memory_order_relaxed) >= n; }
 

@@ -13,8 +13,8 @@ int threads();
 void set_threads(int n);
 
 // Calls fn(begin, end) on pieces of [0, n) of `grain` items (the last may be shorter). Where the pieces lie depends on
-// n and grain only, never on the number of threads. May be called from many threads at once, and nested. The first exception
-// that a piece throws is thrown again here, after the others have ended.
+// n and grain only, never on the number of threads. May be called from many threads at once, and nested. The first
+// exception that a piece throws is thrown again here, after the others have ended.
 void parallel_for(int64_t n, int64_t grain, const std::function<void(int64_t, int64_t)>& fn);
 
 }  // namespace synctalk

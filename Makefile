@@ -1,0 +1,64 @@
+# make demo   set everything up and let the demo avatar speak        make test   set up what tests need, and test
+# make setup  the virtual environment with the core only             make lint | format | clean
+SHELL := /bin/bash
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+# CUDA kernels are built where there is a GPU; ask with SYNCTALK_CUDA=ON elsewhere.
+export SYNCTALK_CUDA ?= $(if $(wildcard /dev/nvidia0),AUTO,OFF)
+BUILD_INPUTS := pyproject.toml setup.py CMakeLists.txt sdk/synctalk/_version.py $(wildcard csrc/*)
+SYSTEM_LIBRARIES := libgl1 libegl1 libgles2 libglib2.0-0 espeak-ng
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+CPP := $(wildcard csrc/*.h csrc/*.cpp csrc/*.cu)
+
+.PHONY: setup demo test lint format clean system
+setup: $(VENV)/.core
+
+$(VENV)/.build: pyproject.toml
+	@test -x $(BIN)/python || { echo "Creating $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@$(PIP) --upgrade "pip>=25"
+	@$(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['build-system']['requires'], sep='\n')" > $@.txt
+	@$(PIP) -r $@.txt
+	@mv $@.txt $@
+
+# Without isolation, so that a second build compiles only what changed.
+$(VENV)/.core: $(VENV)/.build $(BUILD_INPUTS)
+	@echo "Installing the core and building the native module (SYNCTALK_CUDA=$(SYNCTALK_CUDA))"
+	@$(PIP) --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.core
+	@echo "Installing what tests need"
+	@$(PIP) --no-build-isolation -e ".[dev]"
+	@touch $@
+
+demo: $(VENV)/.core
+	@$(BIN)/synctalk demo
+
+# Libraries of the face tracker and the speech synthesiser; tests that lack them skip and say so.
+system:
+	@missing=$$(dpkg-query -W -f '$${Package} $${db:Status-Status}\n' $(SYSTEM_LIBRARIES) 2>/dev/null | awk '$$2 == "installed" {print $$1}' \
+	    | sed 's/:.*//' | sort | comm -13 - <(printf '%s\n' $(SYSTEM_LIBRARIES) | sort)); \
+	  if [ -z "$$missing" ]; then exit 0; fi; \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
+	    echo "Installing" $$missing; \
+	    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $$missing > /dev/null; } \
+	      || echo "apt could not install them: tests that need them skip"; \
+	  else echo "Not installed:" $$missing "(as root: apt-get install" $$missing"): tests that need them skip"; fi
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $(CPP)
+	$(BIN)/mypy
+
+test: system $(VENV)/.dev lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CPP)
+
+clean:
+	rm -rf build out dist $(VENV) sdk/*.egg-info *.egg-info sdk/synctalk/_native*.so .pytest_cache .mypy_cache .ruff_cache
