@@ -5,8 +5,8 @@ A ``Spec`` is frozen and serialisable. Nothing else in the project computes a wi
 The field, per sample (all linear layers without bias, ReLU between them, weights ``[out, in]``):
 
     x   = grid(position)                                   36 = 3 planes x 12 levels x 1 channel
-    g   = gate(attention(x))                               condition + expression, 32 + 7
-    h   = density_mlp([x, g[:32] * condition, g[32:] * expression])
+    g   = gate(attention(x))                               condition + expression, C + E
+    h   = density_mlp([x, g[:C] * condition, g[C:] * expression])
     log_density = h[0];  feature = h[1:]
 
 then, with ``deferred`` colour, ``colour_mlp([sum of w * feature, sh(direction), appearance])`` once per ray on the
@@ -126,15 +126,23 @@ class AudioSpec:
     n_mels: int = 80
     mel_min_hz: float = 55.0
     mel_max_hz: float = 7600.0
-    window_columns: int = 16
-    window_future_columns: int = 5
-    taps_past: int = 6
-    taps_future: int = 1
-    encoder: Literal["conv1d", "ave"] = "conv1d"
-    """``conv1d``: a small network over the window, mel bins as channels; ``ave``: the published 2-D topology."""
-    encoder_width: int = 128
-    embedding: int = 128
-    hidden: int = 128
+    window_columns: int = 24
+    window_future_columns: int = 8
+    taps_past: int = 0
+    taps_future: int = 0
+    encoder: Literal["kernel", "ave"] = "kernel"
+    """``kernel``: principal components of the window, random cosine features, a linear read-out, fitted in closed
+    form; ``ave``: the published convolutional topology with attention over taps, learned with the field."""
+    pooled_bands: int = 20
+    """``kernel``: mel bins are averaged to so many bands first."""
+    components: int = 64
+    """``kernel``: principal components of the pooled window."""
+    cosines: int = 2048
+    """``kernel``: random cosine features."""
+    encoder_width: int = 32
+    embedding: int = 512
+    """``ave``: width of the embedding of one window."""
+    hidden: int = 256
 
     @property
     def n_taps(self) -> int:
@@ -157,7 +165,7 @@ class FieldSpec:
     """The head's radiance field (see the module docstring) and the box it lives in."""
 
     grid: GridSpec = dataclasses.field(default_factory=GridSpec)
-    condition: int = 32
+    condition: int = 12
     expression_names: tuple[str, ...] = EXPRESSION_NAMES
     attention_hidden: int = 16
     gate: Literal["sigmoid", "none"] = "sigmoid"
@@ -172,7 +180,7 @@ class FieldSpec:
     direction_degree: int = 4
     """Degree of the spherical harmonics of the view direction: degree ** 2 values."""
     appearance: int = 4
-    density_scale_per_m: float = 250.0
+    density_scale_per_m: float = 40.0
     """density [1/m] = density_scale_per_m * exp(min(log_density, max_log_density))"""
     max_log_density: float = 10.0
     box_min_m: tuple[float, float, float] = (-0.13, -0.16, -0.13)
@@ -288,19 +296,14 @@ def preset(name: str) -> Spec:
             field=FieldSpec(
                 attention_hidden=64,
                 gate="none",
+                condition=32,
                 feature=64,
                 deferred=False,
                 step_m=math.sqrt(3.0) / 64 * 0.25,
                 max_samples=16,
             ),
             audio=AudioSpec(
-                window_future_columns=10,
-                taps_past=4,
-                taps_future=3,
-                encoder="ave",
-                encoder_width=32,
-                embedding=512,
-                hidden=256,
+                window_columns=16, window_future_columns=10, taps_past=4, taps_future=3, encoder="ave"
             ),
         )
     if name == "tiny":
@@ -316,6 +319,6 @@ def preset(name: str) -> Spec:
                 occupancy_resolution=48,
                 step_m=0.006,
             ),
-            audio=AudioSpec(encoder_width=32, embedding=32, hidden=32),
+            audio=AudioSpec(components=32, cosines=256),
         )
     raise ValueError(f"unknown preset {name!r}: choose default, tiny or paper")

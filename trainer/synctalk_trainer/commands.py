@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["evaluate"]
+__all__ = ["evaluate", "train"]
 
 
 def evaluate(
@@ -73,3 +73,56 @@ def evaluate(
     for sentence in figures["verdicts"]:
         console.print(f"- {sentence}")
     console.print(f"\n{run / 'evaluation' / 'report.html'}")
+
+
+def train(
+    dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="Folder that `synctalk prepare -o` wrote.")],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="RUN", help="Folder for the run.")],
+    preset: Annotated[
+        str, typer.Option(help="default: ours; tiny: minutes on a laptop; paper: the published design.")
+    ] = "default",
+    minutes: Annotated[
+        float | None, typer.Option(min=0.05, help="Train for so long (30 if neither this nor --steps is given).")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Train for so many steps instead.")] = None,
+    holdout: Annotated[
+        str,
+        typer.Option(help="Frames to keep for evaluation: last (1/11 of the clip), or takes:K (every K-th take)."),
+    ] = "last",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; all that there are by default.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in RUN, exactly.")] = False,
+) -> None:
+    """Train an avatar from a prepared dataset.
+
+    Saves a checkpoint and a preview picture every two minutes; Ctrl-C saves too, and --resume goes on.
+
+    Examples:
+
+      synctalk train data/may -o runs/may --minutes 60
+
+      synctalk train data/may -o runs/may --resume
+
+      synctalk train data/may -o runs/quick --preset tiny --steps 500
+    """
+    from rich.console import Console
+    from synctalk.errors import TrainingError
+
+    from .run import Settings
+    from .train_command import train_run
+
+    if minutes is not None and steps is not None:
+        raise TrainingError("both --minutes and --steps are given: choose one")
+    settings = Settings(
+        dataset=str(dataset.resolve()),
+        preset=preset,
+        minutes=None if steps is not None else minutes or 30.0,
+        steps=steps,
+        holdout=holdout,
+        seed=seed,
+    )
+    console = Console(highlight=False)
+    trainer = train_run(dataset, out, settings, resume, device, threads, console)
+    console.print(f"trained {trainer.clock.step} steps in {trainer.clock.seconds / 60:.1f} min: {out}")
+    console.print(f"next: synctalk evaluate {out}, then synctalk export {out} -o {out.name}.avatar")

@@ -1,6 +1,6 @@
 """The learned mathematics in PyTorch: everything that ONNX is traced from.
 
-Two networks: ``AudioEncoder`` (mel windows -> condition) and ``Field`` (head-space position, condition, expression ->
+Two networks: the audio encoder (mel windows -> condition) and ``Field`` (head-space position, condition, expression ->
 density and feature; feature, direction, appearance -> colour). Their functions are defined in words in
 ``synctalk.spec``; C++ repeats them (``csrc/field.h``), and nothing else does.
 """
@@ -11,7 +11,16 @@ import torch
 from synctalk.spec import PLANES, AudioSpec, FieldSpec, GridSpec, Spec
 from torch import Tensor, nn
 
-__all__ = ["AudioEncoder", "Avatar", "Field", "encode_planes", "mlp", "spherical_harmonics"]
+__all__ = [
+    "Avatar",
+    "ConvolutionalEncoder",
+    "Field",
+    "KernelEncoder",
+    "audio_encoder",
+    "encode_planes",
+    "mlp",
+    "spherical_harmonics",
+]
 
 _HASH_PRIME = 2_654_435_761
 
@@ -167,31 +176,16 @@ def _ave_encoder(spec: AudioSpec) -> nn.Module:
     )
 
 
-def _conv1d_encoder(spec: AudioSpec) -> nn.Module:
-    """Convolutions along time, mel bins as channels: 16 columns -> 8 -> 4 -> 1 embedding."""
-    w = spec.encoder_width
-    return nn.Sequential(
-        nn.Conv1d(spec.n_mels, w, 3, padding=1),
-        nn.LeakyReLU(0.02),
-        nn.Conv1d(w, w, 3, 2, padding=1),
-        nn.LeakyReLU(0.02),
-        nn.Conv1d(w, w, 3, 2, padding=1),
-        nn.LeakyReLU(0.02),
-        nn.Conv1d(w, spec.embedding, spec.window_columns // 4),
-        nn.LeakyReLU(0.02),
-        nn.Flatten(),
-    )
+class ConvolutionalEncoder(nn.Module):
+    """Mel windows of a frame's taps -> its condition, learned with the field.
 
-
-class AudioEncoder(nn.Module):
-    """Mel windows of a frame's taps -> its condition. Source: SyncTalk §3.1 (audio-visual encoder, attention over taps)."""
+    Source: SyncTalk §3.1 (audio-visual encoder, attention over taps).
+    """
 
     def __init__(self, spec: AudioSpec, n_condition: int) -> None:
         super().__init__()
-        self.spec = spec
-        self.window = _ave_encoder(spec) if spec.encoder == "ave" else _conv1d_encoder(spec)
+        self.window = _ave_encoder(spec)
         self.project = nn.Sequential(
-            nn.Dropout(0.2),
             nn.Linear(spec.embedding, spec.hidden),
             nn.LeakyReLU(0.02),
             nn.Linear(spec.hidden, n_condition),
@@ -207,21 +201,55 @@ class AudioEncoder(nn.Module):
             nn.Softmax(dim=-1),
         )
 
-    def embed(self, windows: Tensor) -> Tensor:
-        """windows: [B, 80, 16] -> embedding [B, E]."""
-        embedding: Tensor = self.window(windows * 0.25)
-        return embedding
-
-    def combine(self, taps: Tensor) -> Tensor:
-        """Attention over the projected taps of each frame. taps: [N, taps, C] -> condition [N, C]."""
+    def forward(self, windows: Tensor) -> Tensor:
+        """windows: [N, taps, 80, columns] -> condition [N, C]."""
+        n, n_taps = windows.shape[:2]
+        taps: Tensor = self.project(self.window(windows.flatten(0, 1))).unflatten(0, (n, n_taps))
         weight: Tensor = self.attention(taps.transpose(1, 2))  # [N, taps]
         return (weight[:, :, None] * taps).sum(dim=1)
 
+
+class KernelEncoder(nn.Module):
+    """Mel window of a frame -> its condition: a kernel machine, fitted in closed form (``audio_fit``).
+
+    Its weights are buffers: no gradient ever touches them. Source: Rahimi and Recht 2007 (random features).
+    """
+
+    def __init__(self, spec: AudioSpec, n_condition: int) -> None:
+        super().__init__()
+        if spec.n_taps != 1:
+            raise ValueError(f"the kernel encoder sees one window a frame, the spec asks for {spec.n_taps} taps")
+        n_inputs = spec.pooled_bands * spec.window_columns
+        self.n_bands = spec.pooled_bands
+        self.centre: Tensor
+        self.components: Tensor
+        self.frequencies: Tensor
+        self.phases: Tensor
+        self.readout: Tensor
+        self.bias: Tensor
+        self.register_buffer("centre", torch.zeros(n_inputs))
+        self.register_buffer("components", torch.zeros(n_inputs, spec.components))
+        self.register_buffer("frequencies", torch.zeros(spec.components, spec.cosines))
+        self.register_buffer("phases", torch.zeros(spec.cosines))
+        self.register_buffer("readout", torch.zeros(spec.cosines, n_condition))
+        self.register_buffer("bias", torch.zeros(n_condition))
+
+    def pooled(self, windows: Tensor) -> Tensor:
+        """windows: [N, 1, 80, columns] -> [N, bands * columns]."""
+        return windows[:, 0].unflatten(1, (self.n_bands, -1)).mean(dim=2).flatten(1)
+
+    def features(self, pooled: Tensor) -> Tensor:
+        """Random cosine features of pooled windows, [N, cosines]."""
+        return torch.cos((pooled - self.centre) @ self.components @ self.frequencies + self.phases)
+
     def forward(self, windows: Tensor) -> Tensor:
-        """windows: [N, taps, 80, 16] -> condition [N, C]."""
-        n, n_taps = windows.shape[:2]
-        taps: Tensor = self.project(self.embed(windows.flatten(0, 1)))
-        return self.combine(taps.unflatten(0, (n, n_taps)))
+        """windows: [N, 1, 80, columns] -> condition [N, C]."""
+        return self.features(self.pooled(windows)) @ self.readout + self.bias
+
+
+def audio_encoder(spec: AudioSpec, n_condition: int) -> ConvolutionalEncoder | KernelEncoder:
+    """The audio branch that a spec asks for."""
+    return KernelEncoder(spec, n_condition) if spec.encoder == "kernel" else ConvolutionalEncoder(spec, n_condition)
 
 
 class Avatar(nn.Module):
@@ -233,5 +261,5 @@ class Avatar(nn.Module):
         torch.manual_seed(seed)
         self.spec = spec
         self.field = Field(spec.field, generator)
-        self.audio = AudioEncoder(spec.audio, spec.field.condition)
+        self.audio = audio_encoder(spec.audio, spec.field.condition)
         self.appearance = nn.Parameter(torch.zeros(n_appearance, spec.field.appearance))

@@ -21,14 +21,18 @@ Bools = NDArray[np.bool_]
 
 _SEEN_WEIGHT = 0.01
 _DECAY = 0.97
-_FRONT_MARGIN_M = 0.015
+_FRONT_MARGIN_M = 0.012
+_FACE_DEPTH_M = 0.035
+"""How far behind the face mesh there is anything to see (teeth, tongue)."""
+_FACE_REACH_M = 0.006
+"""Cells whose nearest mesh point is further away across the picture are not behind the face."""
 
 
-def cell_centres(spec: FieldSpec) -> NDArray[np.float32]:
-    """Centres of all cells in metres, [G, G, G, 3], indexed [z, y, x]."""
+def cell_centres(spec: FieldSpec, resolution: int) -> NDArray[np.float32]:
+    """Centres of the cells of a grid over the box in metres, [G, G, G, 3], indexed [z, y, x]."""
     axes = []
     for low, high in zip(spec.box_min_m, spec.box_max_m, strict=True):
-        edges = np.linspace(low, high, spec.occupancy_resolution + 1, dtype=np.float32)
+        edges = np.linspace(low, high, resolution + 1, dtype=np.float32)
         axes.append((edges[1:] + edges[:-1]) / 2)
     z, y, x = np.meshgrid(axes[2], axes[1], axes[0], indexing="ij")
     return np.stack([x, y, z], axis=-1)
@@ -43,11 +47,13 @@ def visual_hull(
     mesh_m: NDArray[np.float32],
     keep: float = 0.85,
 ) -> Bools:
-    """Cells that lie inside the (dilated) head mask in a share ``keep`` of the views, and not before the face.
+    """Cells that lie inside the (dilated) head mask in a share ``keep`` of the views, and near the face where it is.
 
-    rotations [V, 3, 3], translations [V, 3], head_masks [V, S, S], mesh_m [478, 3]. Returns [G, G, G], index [z, y, x].
+    rotations [V, 3, 3], translations [V, 3], head_masks [V, S, S], mesh_m [478, 3]. Returns [G, G, G], index [z, y, x];
+    computed at half the resolution.
     """
-    centres = cell_centres(spec).reshape(-1, 3)
+    resolution = spec.occupancy_resolution
+    centres = cell_centres(spec, (resolution + 1) // 2).reshape(-1, 3)
     inside = np.zeros(len(centres), np.float32)
     margin = max(2, head_masks.shape[1] // 60)
     for rotation, translation, mask in zip(rotations, translations, head_masks, strict=True):
@@ -58,12 +64,13 @@ def visual_hull(
         inside[seen] += grown[pixels[seen, 1], pixels[seen, 0]]
         inside[~seen] += keep  # a cell outside the picture is neither in nor out
     hull = inside >= keep * len(head_masks)
-    distance, nearest = spatial.cKDTree(mesh_m[:, :2]).query(centres[:, :2], distance_upper_bound=0.01)
-    over_face = np.isfinite(distance)
-    front = np.full(len(centres), np.inf, np.float32)
-    front[over_face] = mesh_m[nearest[over_face], 2] + _FRONT_MARGIN_M
-    hull &= centres[:, 2] <= front
-    return hull.reshape((spec.occupancy_resolution,) * 3)
+    distance, nearest = spatial.cKDTree(mesh_m[:, :2]).query(centres[:, :2])
+    before_face = centres[:, 2] - mesh_m[nearest, 2]
+    hull &= before_face <= _FRONT_MARGIN_M + distance
+    hull &= (before_face >= -_FACE_DEPTH_M) | (distance > _FACE_REACH_M)
+    coarse = hull.reshape((round(len(centres) ** (1 / 3)),) * 3)
+    fine = coarse.repeat(2, axis=0).repeat(2, axis=1).repeat(2, axis=2)
+    return np.ascontiguousarray(fine[:resolution, :resolution, :resolution])
 
 
 class Occupancy:

@@ -40,7 +40,8 @@ class Settings:
     holdout: str = "last"
     seed: int = 0
     frames_per_step: int = 8
-    rays_per_frame: int = 640
+    samples_per_step: int = 40_000
+    """Rays are drawn until they make about so many samples."""
 
 
 @dataclass(frozen=True)

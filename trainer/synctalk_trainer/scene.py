@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,6 +46,7 @@ class AudioWindows:
 
     def __init__(self, dataset: Dataset, spec: Spec) -> None:
         audio, frame_samples = spec.audio, spec.audio.sample_rate // spec.fps
+        one_tap = dataclasses.replace(spec, audio=dataclasses.replace(audio, taps_past=0, taps_future=0))
         sound = dataset.audio
         single = []
         index = np.zeros((dataset.n_frames, audio.n_taps), np.int64)
@@ -53,7 +55,7 @@ class AudioWindows:
             mel = mel_spectrogram(sound[first * frame_samples : end * frame_samples], audio)
             n = end - first
             frames = np.arange(-audio.taps_past, n + audio.taps_future)
-            single.append(tap_windows(mel, frames, audio, spec.fps, taps=(0, 0))[:, 0])  # [n + taps - 1, 80, 16]
+            single.append(tap_windows(mel, frames, one_tap)[:, 0])  # [n + taps - 1, 80, 16]
             index[first:end] = offset + np.arange(n)[:, None] + np.arange(audio.n_taps)
             offset += len(frames)
         self.windows = torch.from_numpy(np.concatenate(single))

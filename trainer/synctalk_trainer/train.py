@@ -1,7 +1,7 @@
 """The training loop: one file, top to bottom.
 
-Audio first (``audio_training``), then the field with rays drawn toward face, mouth and eyes; from half of the way on,
-every third step renders patches for the structural loss. Progress is a fraction of the steps or of the minutes asked
+Audio first (``conditions``), then the field with rays drawn toward face, mouth and eyes; from half of the way on, every
+third step renders patches for the structural loss. Progress is a fraction of the steps or of the minutes asked
 for, and drives every schedule.
 """
 
@@ -21,12 +21,12 @@ import torch
 from numpy.typing import NDArray
 from synctalk.errors import TrainingError
 from synctalk.spec import Spec
-from torch import Tensor, nn
+from torch import Tensor
 
-from .audio_training import all_conditions, fit_audio, mouth_loss, noisy
+from .conditions import Conditions, FittedConditions, LearnedConditions
 from .losses import patch_loss
 from .modules import Avatar
-from .mouth import aperture, mouth_shape
+from .mouth import aperture
 from .occupancy import Occupancy, visual_hull
 from .rendering import Rendered, render_rays
 from .run import Settings, read_json, write_json, write_settings, write_tensors
@@ -38,18 +38,15 @@ __all__ = ["Progress", "Trainer"]
 _PATCH = 32
 _PATCHES_FROM = 0.5
 """Share of the way from which patches are rendered."""
-_MOUTH_COMPONENTS = 8
-_AUDIO_SHARE = 0.08
-"""Share of the time that the audio branch may take alone."""
 _WARM_UP = 0.03
+_MAX_RAYS = 2048
+"""Rays of a frame in one step, at most."""
 _REFRESH_EVERY = 16
 _HEAD_LABEL = 2
 
 
 class Progress(Protocol):
     """What the loop tells its caller."""
-
-    def audio(self, step: int, correlation: float) -> None: ...
 
     def step(self, step: int, fraction: float, loss: float, psnr: float, samples: int) -> None: ...
 
@@ -79,7 +76,7 @@ class Trainer:
     def __init__(self, scene: Scene, spec: Spec, settings: Settings, out: Path) -> None:
         self.scene, self.spec, self.settings, self.out = scene, spec, settings, out
         data = scene.dataset
-        self.train_frames, self.held_out = split(data.takes, data.valid, settings.holdout)
+        self.train_frames, self.held_out = split(data.takes, data.n_frames, settings.holdout, data.valid)
         if len(self.train_frames) < 25:
             raise TrainingError(
                 f"only {len(self.train_frames)} frames can be trained on; at least 25 (one second) are needed: "
@@ -90,26 +87,21 @@ class Trainer:
         self.model = Avatar(spec, len(data.takes), settings.seed)
         self.ema = Avatar(spec, len(data.takes), settings.seed)
         self.ema.requires_grad_(False)
-        shape = mouth_shape(
-            data.landmarks,
-            data.camera,
-            data.rotation,
-            data.translation,
-            data.points_m,
-            data.valid,
-            _MOUTH_COMPONENTS,
-        )
-        self.target = torch.from_numpy(shape.values)
-        self.probe = nn.Linear(spec.field.condition, self.target.shape[1])
         self.clock = _Clock(settings)
         self.occupancy = self._hull()
-        self.gain = 1.0
+        self.conditions: Conditions = self._conditions()
         self.optimiser = self._optimiser()
+        self._samples_per_ray = 8.0
         self._recent: deque[float] = deque(maxlen=50)
+
+    def _conditions(self) -> Conditions:
+        if self.spec.audio.encoder == "kernel":
+            return FittedConditions(self.model, self.scene, self.train_frames, self.generator)
+        return LearnedConditions(self.model, self.scene)
 
     def _hull(self) -> Occupancy:
         data = self.scene.dataset
-        views = self.train_frames[np.linspace(0, len(self.train_frames) - 1, 48).astype(int)]
+        views = self.train_frames[np.linspace(0, len(self.train_frames) - 1, 24).astype(int)]
         masks = np.stack([data.masks[i] == _HEAD_LABEL for i in views])
         hull = visual_hull(
             self.spec.field,
@@ -133,8 +125,9 @@ class Trainer:
             {"params": [field.tables], "lr": 1e-2},
             {"params": mlps, "lr": 2e-3},
             {"params": [self.model.appearance], "lr": 2e-3},
-            {"params": [*self.model.audio.parameters(), *self.probe.parameters()], "lr": 2e-4},
         ]
+        if learned := list(self.model.audio.parameters()):
+            groups.append({"params": learned, "lr": 5e-4})
         for group in groups:
             group["base"] = group["lr"]
         return torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-15, fused=True)
@@ -145,8 +138,6 @@ class Trainer:
         """Train until the steps or minutes are used up; saves on the way, at the end, and on Ctrl-C."""
         last_save = time.monotonic()
         try:
-            if self.clock.step == 0:
-                self._train_audio(progress)
             while self.clock.fraction < 1.0:
                 started = time.monotonic()
                 loss, psnr, samples = self._step()
@@ -164,37 +155,14 @@ class Trainer:
                 self.save()
         self.preview()
 
-    def _train_audio(self, progress: Progress) -> None:
-        started = time.monotonic()
-        if self.settings.steps is not None:
-            steps = max(1, int(self.settings.steps * _AUDIO_SHARE))
-        else:
-            assert self.settings.minutes is not None
-            steps = int(self.settings.minutes * 60 * _AUDIO_SHARE / 0.035)
-        fit = fit_audio(
-            self.model.audio,
-            self.probe,
-            self.scene.audio,
-            self.target,
-            self.train_frames,
-            self.scene.take,
-            min(steps, 3000),
-            self.generator,
-            progress.audio,
-        )
-        self.gain = float(np.clip(math.sqrt(max(fit.gain, 1e-3)), 1.0, 1.3))
-        self.ema.load_state_dict(self.model.state_dict())
-        self.clock.seconds += time.monotonic() - started
-        self._log({"audio_steps": fit.steps, "correlation": fit.correlation, "error": fit.error, "gain": fit.gain})
-
     def _step(self) -> tuple[float, float, int]:
         fraction, step = self.clock.fraction, self.clock.step
         is_patch_step = fraction >= _PATCHES_FROM and step % 3 == 0
         frames = np.sort(self.generator.choice(self.train_frames, self.settings.frames_per_step, replace=False))
         batch = self.scene.batch(frames, self._pixels(frames, is_patch_step))
         self.model.train()
-        rendered, condition = self._render(frames, batch, fraction)
-        losses = self._losses(frames, batch, rendered, condition, is_patch_step)
+        rendered = self._render(frames, batch, fraction)
+        losses = self._losses(frames, batch, rendered, is_patch_step)
         total = torch.stack(list(losses.values())).sum()
         self.optimiser.zero_grad(set_to_none=True)
         total.backward()  # type: ignore[no-untyped-call]
@@ -202,38 +170,37 @@ class Trainer:
             raise TrainingError(self._culprit(losses))
         self._update(fraction)
         self.occupancy.observe(rendered.positions, rendered.weights)
-        if step % _REFRESH_EVERY == _REFRESH_EVERY - 1 and fraction > _WARM_UP:
+        if step % _REFRESH_EVERY == _REFRESH_EVERY - 1 and fraction > _WARM_UP and step > 150:
             self.occupancy.refresh()
+        self._samples_per_ray += 0.1 * (len(rendered.positions) / len(batch.truth) - self._samples_per_ray)
         squared = ((rendered.over(batch.plate) - batch.truth).detach() ** 2).mean()
         return float(total.detach()), float(-10 * torch.log10(squared + 1e-10)), len(rendered.positions)
 
     def _pixels(self, frames: NDArray[np.int64], is_patch_step: bool) -> list[NDArray[np.int64]]:
         if is_patch_step:
             return [self.scene.patch(int(f), _PATCH, self.generator) for f in frames]
-        return [self.scene.pixels(int(f), self.settings.rays_per_frame, self.generator) for f in frames]
+        n = int(self.settings.samples_per_step / len(frames) / max(1.0, self._samples_per_ray))
+        return [self.scene.pixels(int(f), min(n, _MAX_RAYS), self.generator) for f in frames]
 
-    def _render(self, frames: NDArray[np.int64], batch: Batch, fraction: float) -> tuple[Rendered, Tensor]:
-        condition = self.model.audio(noisy(self.scene.audio.of(frames)))
+    def _render(self, frames: NDArray[np.int64], batch: Batch, fraction: float) -> Rendered:
         coarse = max(1.0, 2.5 - 1.5 * fraction / (2 * _WARM_UP))
         jitter = self.generator.random(len(batch.truth), np.float32)
-        rendered = render_rays(
+        return render_rays(
             self.model.field,
             self.occupancy,
             batch.rays,
             jitter,
-            condition,
+            self.conditions.draw(frames, fraction, self.generator),
             self.scene.expression[frames],
             self.model.appearance[self.scene.take[frames]],
             self.spec.field.step_m * coarse,
         )
-        return rendered, condition
 
     def _losses(
         self,
         frames: NDArray[np.int64],
         batch: Batch,
         rendered: Rendered,
-        condition: Tensor,
         is_patch_step: bool,
     ) -> dict[str, Tensor]:
         image = rendered.over(batch.plate)
@@ -241,7 +208,6 @@ class Trainer:
         losses = {
             "colour": (image - batch.truth).abs().mean(),
             "alpha": 0.02 * (rendered.alpha - batch.is_head).abs().mean(),
-            "mouth": 0.01 * mouth_loss(self.probe, condition, self.target[frames]),
             "appearance": 1e-3 * (appearance**2).mean(),
         }
         if is_patch_step:
@@ -279,31 +245,33 @@ class Trainer:
         """Write everything needed to go on exactly, or to evaluate and export."""
         tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
         tensors |= {f"ema.{k}": v for k, v in self.ema.state_dict().items()}
-        tensors |= {f"probe.{k}": v for k, v in self.probe.state_dict().items()}
         for i, state in self.optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser.{i}.{k}": v for k, v in state.items()}
-        tensors |= self.occupancy.state() | self._condition_tensors()
+        tensors |= self.occupancy.state()
+        tensors |= {f"condition.{k}": v for k, v in self._condition_tensors().items()}
         tensors["rng.torch"] = torch.get_rng_state()
         write_tensors(self.out / "checkpoint.safetensors", tensors)
         values = {
             "step": self.clock.step,
             "seconds": self.clock.seconds,
             "fraction": self.clock.fraction,
-            "condition_gain": self.gain,
+            "condition_gain": self.conditions.gain,
+            "audio": self.conditions.figures,
+            "samples_per_ray": self._samples_per_ray,
             "generator": self.generator.bit_generator.state,
         }
         write_json(self.out / "checkpoint.json", values)
 
     def _condition_tensors(self) -> dict[str, Tensor]:
         """Conditions of all frames, their mean, and the closed mouth's: the training frames with the least opening."""
-        conditions = all_conditions(self.ema.audio, self.scene.audio)
+        all_frames = self.conditions.predict(self.ema)
         opening = aperture(self.scene.dataset.landmarks)[self.train_frames]
         closed = self.train_frames[opening <= np.quantile(opening, 0.1)]
         return {
-            "condition.all": conditions,
-            "condition.mean": conditions[self.train_frames].mean(dim=0),
-            "condition.rest": conditions[closed].mean(dim=0),
-        }
+            "all": all_frames,
+            "mean": self.conditions.typical(self.train_frames, all_frames),
+            "rest": self.conditions.typical(closed, all_frames),
+        } | self.conditions.state()
 
     def resume(self) -> None:
         """Go on from the checkpoint in ``out``, exactly.
@@ -320,7 +288,7 @@ class Trainer:
 
         self.model.load_state_dict(part("model."))
         self.ema.load_state_dict(part("ema."))
-        self.probe.load_state_dict(part("probe."))
+        self.conditions.load(part("condition."))
         state = self.optimiser.state_dict()
         for i in range(sum(len(g["params"]) for g in state["param_groups"])):
             if kept := part(f"optimiser.{i}."):
@@ -329,8 +297,8 @@ class Trainer:
         self.occupancy = Occupancy.from_state(tensors, self.spec.field.occupancy_resolution)
         torch.set_rng_state(tensors["rng.torch"])
         self.generator.bit_generator.state = values["generator"]
+        self._samples_per_ray = float(values["samples_per_ray"])
         self.clock.step, self.clock.seconds = int(values["step"]), float(values["seconds"])
-        self.gain = float(values["condition_gain"])
 
     def preview(self) -> None:
         """A picture of truth and render for some frames, trained and held out."""

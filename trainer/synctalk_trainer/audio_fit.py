@@ -1,0 +1,144 @@
+"""Fits the kernel encoder in closed form: mel window -> shape of the mouth, as principal components.
+
+A window of 24 mel columns goes through its principal components and random cosine features (a Gaussian kernel) into
+ridge regression. The kernel's width and each component's ridge are chosen by cross-validation over takes or stretches of the clip,
+which also gives, for every training frame, a prediction by a machine that never saw its stretch: the field is
+trained on these, so that it meets the same errors in training as with new speech.
+Source: Rahimi and Recht 2007 (random features); Wolpert 1992 (stacking).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .modules import KernelEncoder
+
+__all__ = ["AudioFit", "fit_kernel"]
+
+Ints = NDArray[np.int64]
+
+_FOLDS = 8
+_WIDTHS = (0.3, 0.45, 0.7)
+_RIDGES = (3.0, 10.0, 30.0, 100.0, 300.0)
+
+
+@dataclass(frozen=True)
+class AudioFit:
+    """What cross-validation says of the fit."""
+
+    width: float
+    ridges: tuple[float, ...]
+    error: float
+    """Squared error over variance, all components, frames unseen by their machine"""
+    correlation: float
+    """First component"""
+    gain: float
+    """Deviation of the truth over that of the prediction, first component"""
+    unseen: Tensor
+    """[n, C]: prediction for each training frame by a machine that did not see its stretch"""
+
+
+def _folds(frames: Ints, take: Ints) -> Ints:
+    """Fold of each frame: whole takes in turn, or stretches of equal length when there are fewer takes than folds."""
+    takes, which = np.unique(take[frames], return_inverse=True)
+    if len(takes) >= _FOLDS:
+        return which % _FOLDS
+    return np.arange(len(frames)) * _FOLDS // len(frames)
+
+
+class _Ridge:
+    """Ridge regression with the sums of each fold kept, so that any ridge and any fold left out cost one solve."""
+
+    def __init__(self, features: Tensor, target: Tensor, fold: Tensor) -> None:
+        """features [n, D], target [n, C], float64; fold [n]."""
+        self.features = torch.cat([features, features.new_ones(len(features), 1)], dim=1)  # the last is the bias
+        self.fold, self.target = fold, target
+        rows = [(self.features[fold == k], target[fold == k]) for k in range(_FOLDS)]
+        self.products = [x.T @ x for x, _ in rows]
+        self.moments = [x.T @ y for x, y in rows]
+
+    def solve(self, ridge: float, without: int | None = None) -> Tensor:
+        """Weights [D + 1, C], fitted to all folds but one."""
+        kept = [k for k in range(_FOLDS) if k != without]
+        product = sum((self.products[k] for k in kept), torch.zeros_like(self.products[0]))
+        moment = sum((self.moments[k] for k in kept), torch.zeros_like(self.moments[0]))
+        product.diagonal()[:-1] += ridge
+        product.diagonal()[-1] += 1e-6
+        return torch.linalg.solve(product, moment)
+
+    def unseen(self, ridge: float) -> Tensor:
+        """Each frame's prediction by weights that did not see its fold, [n, C]."""
+        predicted = torch.empty(len(self.features), self.moments[0].shape[1], dtype=self.features.dtype)
+        for k in range(_FOLDS):
+            inside = self.fold == k
+            predicted[inside] = self.features[inside] @ self.solve(ridge, without=k)
+        return predicted
+
+    def best_unseen(self, ridges: tuple[float, ...]) -> tuple[Tensor, tuple[float, ...]]:
+        """``unseen`` with the ridge that is best for each component, [n, C], and those ridges."""
+        tried = torch.stack([self.unseen(ridge) for ridge in ridges])  # [ridges, n, C]
+        best = torch.stack([_errors(predicted, self.target) for predicted in tried]).argmin(dim=0)  # [C]
+        chosen = torch.stack([tried[int(k), :, i] for i, k in enumerate(best)], dim=1)
+        return chosen, tuple(ridges[int(k)] for k in best)
+
+
+def fit_kernel(
+    encoder: KernelEncoder, windows: Tensor, target: Tensor, frames: Ints, take: Ints, generator: np.random.Generator
+) -> AudioFit:
+    """Fit the encoder's buffers to the training frames.
+
+    windows: [N, 1, 80, columns] of all frames; target: [N, C]; frames: [n] those to fit; take: [N].
+    """
+    pooled = encoder.pooled(windows[frames])
+    centre = pooled.mean(dim=0)
+    _, _, axes = torch.linalg.svd((pooled - centre)[:: max(1, len(frames) // 3000)], full_matrices=False)
+    n_components = min(encoder.components.shape[1], len(axes))
+    components = torch.zeros_like(encoder.components)
+    components[:, :n_components] = axes[:n_components].T
+    spread = ((pooled - centre) @ components).std(dim=0).max()
+    encoder.centre.copy_(centre)
+    encoder.components.copy_(components / spread)
+    directions = torch.from_numpy(generator.standard_normal(encoder.frequencies.shape).astype(np.float32))
+    encoder.phases.copy_(torch.from_numpy(generator.uniform(0, 2 * np.pi, len(encoder.phases)).astype(np.float32)))
+    fold = torch.from_numpy(_folds(frames, take))
+    wanted = target[frames].double()
+    width = _choose_width(encoder, pooled, wanted, fold, directions)
+    encoder.frequencies.copy_(directions * width)
+    regression = _Ridge(encoder.features(pooled).double(), wanted, fold)
+    unseen, ridges = regression.best_unseen(_RIDGES)
+    weights = torch.cat([regression.solve(r)[:, i : i + 1] for i, r in enumerate(ridges)], dim=1)
+    encoder.readout.copy_(weights[:-1])
+    encoder.bias.copy_(weights[-1])
+    first = torch.stack([unseen[:, 0], wanted[:, 0]])
+    return AudioFit(
+        width,
+        ridges,
+        float(_errors(unseen, wanted).sum() / wanted.var(dim=0).sum()),
+        float(torch.corrcoef(first)[0, 1]),
+        float(wanted[:, 0].std() / unseen[:, 0].std().clamp(min=1e-6)),
+        unseen.float(),
+    )
+
+
+def _errors(predicted: Tensor, truth: Tensor) -> Tensor:
+    """Mean squared error of each component, [C]."""
+    return ((predicted - truth) ** 2).mean(dim=0)
+
+
+def _choose_width(
+    encoder: KernelEncoder, pooled: Tensor, wanted: Tensor, fold: Tensor, directions: Tensor
+) -> float:
+    """The kernel width with the least cross-validated error, tried on a quarter of the cosines."""
+    n_tried = max(64, len(encoder.phases) // 4)
+    errors = []
+    for width in _WIDTHS:
+        projected = (pooled - encoder.centre) @ encoder.components @ (directions[:, :n_tried] * width)
+        regression = _Ridge(torch.cos(projected + encoder.phases[:n_tried]).double(), wanted, fold)
+        scaled = tuple(ridge * n_tried / len(encoder.phases) for ridge in _RIDGES)
+        errors.append(float(_errors(regression.best_unseen(scaled)[0], wanted).sum()))
+    return _WIDTHS[int(np.argmin(errors))]

@@ -1,0 +1,138 @@
+"""Where a training step's condition comes from: a fitted kernel machine, or a network that learns with the field.
+
+Fitted: the condition is the mouth's shape (principal components of the lip and chin points). The field is taught with
+the true shape at first, so that lips and teeth become sharp, and then more and more with what sound alone predicts
+for frames it was not fitted to, so that it meets the errors that new speech will bring.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .audio_fit import fit_kernel
+from .modules import Avatar, KernelEncoder
+from .mouth import mouth_shape
+from .scene import Scene
+
+__all__ = ["Conditions", "FittedConditions", "LearnedConditions"]
+
+Ints = NDArray[np.int64]
+
+_TAUGHT_AT_END = 0.3
+"""Share of the frames that still get the true shape at the end of training."""
+_MAX_GAIN = 1.25
+
+
+class Conditions(Protocol):
+    """What the training loop asks of the audio branch."""
+
+    gain: float
+    """By how much conditions are spread around their mean at run time: predictions are timid."""
+    figures: dict[str, float]
+    """How well the branch predicts, for the run's log"""
+
+    def draw(self, frames: Ints, fraction: float, generator: np.random.Generator) -> Tensor:
+        """Conditions for a training step, [n, C]; ``fraction`` of the training is done."""
+
+    def predict(self, model: Avatar) -> Tensor:
+        """What sound alone says for every frame, [N, C]."""
+
+    def typical(self, frames: Ints, predicted: Tensor) -> Tensor:
+        """The mean condition of some frames, [C]."""
+
+    def state(self) -> dict[str, Tensor]:
+        """What must be saved to go on."""
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """The inverse of ``state``."""
+
+
+class FittedConditions:
+    """The mouth's shape, and its prediction by the kernel encoder."""
+
+    def __init__(self, model: Avatar, scene: Scene, frames: Ints, generator: np.random.Generator) -> None:
+        assert isinstance(model.audio, KernelEncoder)
+        data = scene.dataset
+        shape = mouth_shape(
+            data.landmarks,
+            data.camera,
+            data.rotation,
+            data.translation,
+            data.points_m,
+            data.valid,
+            model.spec.field.condition,
+        )
+        self._scene = scene
+        self._truth = torch.from_numpy(shape.values)
+        fit = fit_kernel(
+            model.audio,
+            scene.audio.of(np.arange(data.n_frames)),
+            self._truth,
+            frames,
+            scene.take,
+            generator,
+        )
+        self._unseen = self._truth.clone()
+        self._unseen[frames] = fit.unseen
+        self.gain = float(np.clip(np.sqrt(max(fit.gain, 1e-3)), 1.0, _MAX_GAIN))
+        self.figures = {
+            "correlation": fit.correlation,
+            "error": fit.error,
+            "gain": fit.gain,
+            "kernel_width": fit.width,
+        }
+
+    def draw(self, frames: Ints, fraction: float, generator: np.random.Generator) -> Tensor:
+        taught = torch.from_numpy(generator.random((len(frames), 1)) < 1 - (1 - _TAUGHT_AT_END) * fraction)
+        return torch.where(taught, self._truth[frames], self._unseen[frames])
+
+    @torch.no_grad()
+    def predict(self, model: Avatar) -> Tensor:
+        frames = np.arange(self._scene.dataset.n_frames)
+        return torch.cat([model.audio(self._scene.audio.of(part)) for part in np.array_split(frames, 16)])
+
+    def typical(self, frames: Ints, predicted: Tensor) -> Tensor:
+        return self._truth[frames].mean(dim=0)
+
+    def state(self) -> dict[str, Tensor]:
+        return {"truth": self._truth, "unseen": self._unseen}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        self._truth, self._unseen = state["truth"], state["unseen"]
+
+
+class LearnedConditions:
+    """The published way: a network whose only teacher is the field's colour loss."""
+
+    gain = 1.0
+
+    def __init__(self, model: Avatar, scene: Scene) -> None:
+        self._model, self._scene = model, scene
+        self.figures: dict[str, float] = {}
+
+    def draw(self, frames: Ints, fraction: float, generator: np.random.Generator) -> Tensor:
+        condition: Tensor = self._model.audio(self._scene.audio.of(frames))
+        return condition
+
+    @torch.no_grad()
+    def predict(self, model: Avatar) -> Tensor:
+        was_training = model.training
+        model.eval()
+        frames = np.arange(self._scene.dataset.n_frames)
+        parts = [model.audio(self._scene.audio.of(part)) for part in np.array_split(frames, 64) if len(part)]
+        model.train(was_training)
+        return torch.cat(parts)
+
+    def typical(self, frames: Ints, predicted: Tensor) -> Tensor:
+        return predicted[frames].mean(dim=0)
+
+    def state(self) -> dict[str, Tensor]:
+        return {}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        return None

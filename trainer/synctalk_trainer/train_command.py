@@ -1,0 +1,90 @@
+"""What `synctalk train` does around the loop: settings, progress bar, Ctrl-C, resume."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from synctalk.errors import TrainingError
+from synctalk.spec import Spec, preset
+
+from .dataset import Dataset
+from .run import Settings, read_json, settings_of
+from .scene import Scene
+from .train import Trainer, start
+
+__all__ = ["train_run"]
+
+_LOG = logging.getLogger(__name__)
+_PLAIN_EVERY_S = 30.0
+
+
+class _Bar:
+    """Progress on a terminal; a line every half minute elsewhere."""
+
+    def __init__(self, bar: Progress, task: TaskID, is_terminal: bool, console: Console) -> None:
+        self.bar, self.task, self.is_terminal, self.console = bar, task, is_terminal, console
+        self.started = self.said = time.monotonic()
+        self.first_fraction: float | None = None
+
+    def step(self, step: int, fraction: float, loss: float, psnr: float, samples: int) -> None:
+        if self.first_fraction is None:
+            self.first_fraction, self.started = fraction, time.monotonic()
+        gone, done = time.monotonic() - self.started, fraction - self.first_fraction
+        left = gone / done * (1 - fraction) if done > 1e-6 else float("nan")
+        text = f"step {step}  loss {loss:.4f}  {psnr:.1f} dB  {samples} samples  {left / 60:.1f} min left"
+        self._say(fraction, text)
+
+    def _say(self, fraction: float, text: str) -> None:
+        if self.is_terminal:
+            self.bar.update(self.task, completed=fraction, text=text)
+        elif time.monotonic() - self.said > _PLAIN_EVERY_S:
+            self.said = time.monotonic()
+            self.console.print(f"{100 * fraction:5.1f} %  {text}", highlight=False)
+
+
+def train_run(
+    dataset: Path, out: Path, settings: Settings, resume: bool, device: str, threads: int | None, console: Console
+) -> Trainer:
+    """Train, or go on training, with a progress bar.
+
+    Raises: TrainingError: the folder holds another run, or there is nothing to resume; an unknown device.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    _check_device(device)
+    spec = preset(settings.preset)
+    if resume:
+        settings = settings_of(out)
+        spec = Spec.from_dict(read_json(out / "run.json", "is this a run?")["spec"])
+        trainer = Trainer(Scene(Dataset.open(dataset), spec), spec, settings, out)
+        trainer.resume()
+    elif (out / "checkpoint.json").exists():
+        raise TrainingError(f"{out} holds a run already: add --resume to go on with it, or choose another folder")
+    else:
+        trainer = start(Scene(Dataset.open(dataset), spec), spec, settings, out)
+    columns = (BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TextColumn("{task.fields[text]}"))
+    with Progress(*columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("train", total=1.0, text="starting")
+        try:
+            trainer.run(_Bar(bar, task, console.is_terminal, console))
+        except KeyboardInterrupt:
+            raise TrainingError(
+                f"stopped at step {trainer.clock.step}, saved: `synctalk train {dataset} -o {out} --resume` goes on"
+            ) from None
+    return trainer
+
+
+def _check_device(device: str) -> None:
+    """``auto`` and ``cpu`` train here; ``cuda`` needs a GPU.
+
+    Raises: TrainingError: the device cannot be used.
+    """
+    if device not in ("auto", "cpu", "cuda"):
+        raise TrainingError(f"unknown device {device!r}: choose auto, cpu or cuda")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise TrainingError("--device cuda: PyTorch sees no GPU here; use --device cpu, or run `synctalk doctor`")
