@@ -11,7 +11,6 @@ from synctalk.manifest import Placement
 from synctalk.spec import Spec, preset
 from synctalk_export.subject import Subject
 from synctalk_trainer.modules import Avatar
-from synctalk_trainer.occupancy import cell_centres
 
 SIZE, N_FRAMES = 64, 60
 
@@ -20,6 +19,15 @@ def tiny_spec(**changes: object) -> Spec:
     """The ``tiny`` preset with changes to its field."""
     spec = preset("tiny")
     return dataclasses.replace(spec, field=dataclasses.replace(spec.field, **changes))
+
+
+def _ball(spec: Spec, inner_m: float, outer_m: float) -> np.ndarray:
+    """Cells of a hollow ball round the origin, bool [G, G, G], index [z, y, x]."""
+    centre = (np.arange(spec.field.occupancy_resolution) + 0.5) / spec.field.occupancy_resolution
+    low, high = np.array(spec.field.box_min_m), np.array(spec.field.box_max_m)
+    x, y, z = (low[:, None] + centre * (high - low)[:, None]).astype(np.float32)
+    radius = np.sqrt(x**2 + y[:, None] ** 2 + z[:, None, None] ** 2)
+    return (radius > inner_m) & (radius < outer_m)
 
 
 def tiny_subject(spec: Spec | None = None, seed: int = 0) -> Subject:
@@ -39,7 +47,6 @@ def tiny_subject(spec: Spec | None = None, seed: int = 0) -> Subject:
         [facing @ np.array([[np.cos(a), 0, np.sin(a)], [0, 1, 0], [-np.sin(a), 0, np.cos(a)]]) for a in turn]
     )
     translation = np.stack([np.array([0.01 * a, 0.0, 0.7]) for a in turn])
-    radius = np.linalg.norm(cell_centres(spec.field), axis=-1)
     colours = np.linspace(30, 200, SIZE).astype(np.uint8)
     background = np.stack(np.broadcast_arrays(colours[:, None], colours[None], np.uint8(90)), axis=-1)
     return Subject(
@@ -47,7 +54,7 @@ def tiny_subject(spec: Spec | None = None, seed: int = 0) -> Subject:
         spec=spec,
         field=model.field.requires_grad_(False),
         audio=model.audio.requires_grad_(False),
-        occupancy=(radius < 0.09) & (radius > 0.07),
+        occupancy=_ball(spec, 0.07, 0.09),
         appearance=generator.normal(size=spec.field.appearance).astype(np.float32),
         condition_rest=generator.normal(size=spec.field.condition).astype(np.float32),
         condition_mean=generator.normal(size=spec.field.condition).astype(np.float32),

@@ -45,19 +45,18 @@ class Head(nn.Module):
     def encode(self, positions: Tensor) -> Tensor:
         """positions [M, 3] in 0..1 -> encoding [M, 3 * levels * C]."""
         inside = positions.clamp(0.0, 1.0)
-        points = []
-        for level in self.levels:  # node k = u * scale + 0.5 lies at 2 k / (n - 1) - 1
-            half = (level.n_nodes - 1) / 2.0
-            points.append(inside * (level.scale / half) + (0.5 / half - 1.0))
         values = []
         for p, axes in enumerate(PLANES):
-            for i, at in enumerate(points):
+            uv = inside[:, list(axes)]  # [M, 2]
+            for i, level in enumerate(self.levels):  # node k = u * scale + 0.5 lies at 2 k / (n - 1) - 1
+                half = (level.n_nodes - 1) / 2.0
+                at = uv * (level.scale / half) + (0.5 / half - 1.0)
                 plane = getattr(self, _buffer_name(f"{_PLANE_PREFIX}{p}.{i}")).float()
-                uv = at[:, list(axes)][None, :, None]  # [1, M, 1, 2]
-                looked_up = nn.functional.grid_sample(
-                    plane[None], uv, padding_mode="border", align_corners=True
+                grid = at[None, :, None]  # [1, M, 1, 2]
+                value = nn.functional.grid_sample(
+                    plane[None], grid, padding_mode="border", align_corners=True
                 )
-                values.append(looked_up[0, :, :, 0])  # [C, M]
+                values.append(value.view(self.field.spec.grid.n_channels, -1))  # [C, M]
         return torch.cat(values, dim=0).T
 
     def forward(self, positions: Tensor, condition: Tensor, expression: Tensor) -> tuple[Tensor, Tensor]:

@@ -106,9 +106,7 @@ def _audio_check(subject: Subject, bundle: Bundle, generator: np.random.Generato
     windows = generator.uniform(-4, 4, shape).astype(np.float32)
     with torch.no_grad():
         expected = subject.audio(torch.from_numpy(windows)).numpy()
-    got = open_session(bundle, "audio.onnx", ["CPUExecutionProvider"], 1).run(None, {"mel_windows": windows})[
-        0
-    ]
+    got = open_session(bundle, "audio.onnx", ["CPUExecutionProvider"]).run(None, {"mel_windows": windows})[0]
     return _value_check("audio: torch - onnx, condition", expected, got)
 
 
@@ -118,7 +116,7 @@ def _point_checks(field: Field, bundle: Bundle, generator: np.random.Generator) 
     positions[: _N_POINTS // 8] = np.round(positions[: _N_POINTS // 8])  # corners
     condition = generator.normal(size=(_N_POINTS, spec.condition)).astype(np.float32)
     expression = generator.uniform(size=(_N_POINTS, spec.expression)).astype(np.float32)
-    head = open_session(bundle, "head.onnx", ["CPUExecutionProvider"], 1)
+    head = open_session(bundle, "head.onnx", ["CPUExecutionProvider"])
     feed = {"positions": positions, "condition": condition, "expression": expression}
     log_density, feature = head.run(["log_density", "feature"], feed)
     true_density, true_feature = _torch_head(field, positions, condition, expression)
@@ -126,7 +124,7 @@ def _point_checks(field: Field, bundle: Bundle, generator: np.random.Generator) 
     direction = generator.normal(size=(_N_POINTS, 3)).astype(np.float32)
     direction /= np.linalg.norm(direction, axis=1, keepdims=True)
     appearance = generator.normal(size=(_N_POINTS, spec.appearance)).astype(np.float32)
-    colour = open_session(bundle, "colour.onnx", ["CPUExecutionProvider"], 1)
+    colour = open_session(bundle, "colour.onnx", ["CPUExecutionProvider"])
     feed = {"feature": feature, "direction": direction, "appearance": appearance}
     (rgb,) = colour.run(["colour"], feed)
     true_rgb = _torch_colour(field, feature, direction, appearance)
