@@ -6,6 +6,7 @@ The readable twin of the fused renderer, for runtimes that evaluate points only.
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,20 +27,26 @@ ColourFunction = Callable[[Float, Float, Float], Float]
 """feature [R, F], direction [R, 3], appearance [R, A] -> colour [R, 3]"""
 
 _MIDPOINT = np.float32(0.5)
-_RAYS_AT_ONCE = 16_384
+_RAYS_AT_ONCE = 8_192
 
 
 class FieldMarcher:
     """Renders pictures of one field."""
 
     def __init__(
-        self, spec: FieldSpec, occupancy: NDArray[np.uint8], head: HeadFunction, colour: ColourFunction
+        self,
+        spec: FieldSpec,
+        occupancy: NDArray[np.uint8],
+        head: HeadFunction,
+        colour: ColourFunction,
+        threads: int = 1,
     ) -> None:
-        """occupancy: bits over the box, see ``docs/formats.md``."""
+        """occupancy: bits over the box, see ``docs/formats.md``; threads: blocks of rays in flight at once."""
         self._spec = spec
         self._occupancy = occupancy
         self._head = head
         self._colour = colour
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="march")
         self._corners = _occupied_corners(spec, occupancy)
 
     def render(self, request: HeadRequest) -> Float:
@@ -49,10 +56,8 @@ class FieldMarcher:
         x0, y0, x1, y1 = self._region(camera, request.rotation, request.translation)
         rows, columns = np.mgrid[y0:y1, x0:x1]
         pixels = np.stack([columns.ravel(), rows.ravel()], axis=-1).astype(np.float32)
-        parts = [
-            self._rays(request, pixels[start : start + _RAYS_AT_ONCE])
-            for start in range(0, len(pixels), _RAYS_AT_ONCE)
-        ]
+        blocks = [pixels[start : start + _RAYS_AT_ONCE] for start in range(0, len(pixels), _RAYS_AT_ONCE)]
+        parts = list(self._pool.map(lambda block: self._rays(request, block), blocks))
         if parts:
             rgba[y0:y1, x0:x1] = np.concatenate(parts).reshape(y1 - y0, x1 - x0, 4)
         return rgba

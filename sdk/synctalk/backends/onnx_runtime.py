@@ -47,14 +47,14 @@ class OnnxRuntime:
         if reason := why_not(device):
             raise BackendError(f"backend onnxruntime cannot work on device {device!r}: {reason}")
         providers = [_CUDA, _CPU] if device == "cuda" else [_CPU]
-        n_threads = threads or usable_cpus()
-        self._head_session = open_session(bundle, "head.onnx", providers, n_threads)
-        self._colour_session = open_session(bundle, "colour.onnx", providers, n_threads)
+        self._head_session = open_session(bundle, "head.onnx", providers)
+        self._colour_session = open_session(bundle, "colour.onnx", providers)
         if device == "cuda" and _CUDA not in self._head_session.get_providers():
             raise BackendError(f"backend onnxruntime fell back to the CPU: {_NO_CUDA}")
         self._audio = AudioNetwork(bundle)
         spec, occupancy = bundle.manifest.spec.field, bundle.tensors["occupancy"]
-        self._marcher = FieldMarcher(spec, occupancy, self._head, self._colour)
+        n_threads = 1 if device == "cuda" else threads or usable_cpus()
+        self._marcher = FieldMarcher(spec, occupancy, self._head, self._colour, n_threads)
 
     def condition(self, windows: Float) -> Float:
         """Mel windows [N, taps, 80, 16] -> condition [N, C]."""

@@ -41,10 +41,11 @@ def _is_installed(wheel: str) -> bool:
     return True
 
 
-def open_session(bundle: Bundle, member: str, providers: list[str], threads: int) -> Any:
+def open_session(bundle: Bundle, member: str, providers: list[str]) -> Any:
     """An inference session of an ``.onnx`` member; tensors that it keeps outside come from the bundle's own.
 
-    Idle threads sleep: spinning ones slow every other thread of the process down.
+    A session computes on its caller's thread alone (``run`` may be called from many): ONNX Runtime's own threads gain
+    nothing on look-ups, and slow each other down on busy cores.
 
     Raises: BackendError: ONNX Runtime is missing or broken. BundleError: the member is not a usable model.
     """
@@ -53,7 +54,7 @@ def open_session(bundle: Bundle, member: str, providers: list[str], threads: int
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.log_severity_level = _ERRORS_ONLY
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -74,7 +75,7 @@ class AudioNetwork:
         """Raises: BackendError, BundleError: see ``open_session``."""
         audio = bundle.manifest.spec.audio
         self._shape = (audio.n_taps, audio.n_mels, audio.window_columns)
-        self._session = open_session(bundle, "audio.onnx", ["CPUExecutionProvider"], 1)
+        self._session = open_session(bundle, "audio.onnx", ["CPUExecutionProvider"])
 
     def __call__(self, windows: Float) -> Float:
         """windows: float32 [N, taps, mels, columns]; returns [N, C]."""
