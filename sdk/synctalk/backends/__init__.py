@@ -71,7 +71,7 @@ class BackendEntry:
 def _create_native_cpu(bundle: Bundle, device: str, threads: int | None) -> Backend:
     from .native_cpu import NativeCpu
 
-    return NativeCpu(bundle, threads)
+    return NativeCpu(bundle, device, threads)
 
 
 def _why_not_native_cpu(device: str) -> str | None:

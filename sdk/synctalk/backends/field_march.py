@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synctalk import _native
-from synctalk.geometry import Camera, pixel_rays, project
+from synctalk.geometry import pixel_rays, project
 from synctalk.spec import FieldSpec
 
 from . import HeadRequest
 
-__all__ = ["FieldMarcher", "HeadFunction"]
+__all__ = ["ColourFunction", "FieldMarcher", "HeadFunction"]
 
 Float = NDArray[np.float32]
 
@@ -28,6 +28,7 @@ ColourFunction = Callable[[Float, Float, Float], Float]
 
 _MIDPOINT = np.float32(0.5)
 _RAYS_AT_ONCE = 8_192
+_NEAR_M = 1e-3
 
 
 class FieldMarcher:
@@ -53,7 +54,7 @@ class FieldMarcher:
         """Premultiplied RGBA [H, W, 4]."""
         camera = request.camera
         rgba = np.zeros((camera.height, camera.width, 4), np.float32)
-        x0, y0, x1, y1 = self._region(camera, request.rotation, request.translation)
+        x0, y0, x1, y1 = _head_region(request, self._corners)
         rows, columns = np.mgrid[y0:y1, x0:x1]
         pixels = np.stack([columns.ravel(), rows.ravel()], axis=-1).astype(np.float32)
         blocks = [pixels[start : start + _RAYS_AT_ONCE] for start in range(0, len(pixels), _RAYS_AT_ONCE)]
@@ -61,19 +62,6 @@ class FieldMarcher:
         if parts:
             rgba[y0:y1, x0:x1] = np.concatenate(parts).reshape(y1 - y0, x1 - x0, 4)
         return rgba
-
-    def _region(self, camera: Camera, rotation: Float, translation: Float) -> tuple[int, int, int, int]:
-        """The rectangle (x0, y0, x1, y1) of pixels that occupied cells project into."""
-        if not len(self._corners):
-            return 0, 0, 0, 0
-        depth = self._corners @ rotation[2] + translation[2]
-        if depth.min() <= 1e-3:
-            return 0, 0, camera.width, camera.height
-        seen = project(camera, rotation, translation, self._corners)
-        limit = np.array([camera.width, camera.height])
-        low = np.clip(np.floor(seen.min(axis=0)), 0, limit).astype(int)
-        high = np.clip(np.ceil(seen.max(axis=0)), low, limit).astype(int)
-        return int(low[0]), int(low[1]), int(high[0]), int(high[1])
 
     def _rays(self, request: HeadRequest, pixels: Float) -> Float:
         """Premultiplied RGBA [R, 4] of pixels [R, 2]."""
@@ -137,3 +125,17 @@ def _occupied_corners(spec: FieldSpec, occupancy: NDArray[np.uint8]) -> Float:
     ends = np.stack([low + used.min(axis=0) / g * size, low + (used.max(axis=0) + 1) / g * size])  # [2, 3]
     choice = np.indices((2, 2, 2)).reshape(3, 8).T  # [8, 3]
     return np.asarray(np.take_along_axis(ends, choice, axis=0), np.float32)
+
+
+def _head_region(request: HeadRequest, corners: Float) -> tuple[int, int, int, int]:
+    """The rectangle (x0, y0, x1, y1) of pixels that a box with those corners [8, 3] projects into."""
+    camera, limit = request.camera, np.array([request.camera.width, request.camera.height])
+    if not len(corners):
+        return 0, 0, 0, 0
+    depth = corners @ request.rotation[2] + request.translation[2]
+    if depth.min() <= _NEAR_M:
+        return 0, 0, camera.width, camera.height
+    seen = project(camera, request.rotation, request.translation, corners)
+    low = np.clip(np.floor(seen.min(axis=0)), 0, limit).astype(int)
+    high = np.clip(np.ceil(seen.max(axis=0)), low, limit).astype(int)
+    return int(low[0]), int(low[1]), int(high[0]), int(high[1])

@@ -1,0 +1,101 @@
+"""Backend ``native-cpu``: the fused renderer of the native module for the head, ONNX Runtime for the sound."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from synctalk.bundle import Bundle
+from synctalk.errors import BackendError
+from synctalk.spec import PLANES
+
+from . import HeadRequest
+from .sessions import AudioNetwork, why_no_onnxruntime
+
+__all__ = ["NativeCpu", "why_not"]
+
+Float = NDArray[np.float32]
+
+
+def why_not(device: str) -> str | None:
+    """Why this backend cannot work on a device, or None."""
+    if device == "cuda":
+        return "it runs on the CPU: choose device auto or cpu"
+    try:
+        import synctalk._native  # noqa: F401
+    except ImportError as error:
+        return (
+            f"the native module does not load ({error}): install synctalk again, with a C++ compiler at hand"
+        )
+    return why_no_onnxruntime()
+
+
+class NativeCpu:
+    """Renders the head with the native module."""
+
+    name = "native-cpu"
+
+    def __init__(self, bundle: Bundle, device: str = "auto", threads: int | None = None) -> None:
+        """``threads`` sets the size of the pool that all native code of the process shares.
+
+        Raises: BackendError: it cannot work on the device. BundleError: ``audio.onnx`` does not load.
+        """
+        if reason := why_not(device):
+            raise BackendError(f"backend native-cpu cannot work on device {device!r}: {reason}")
+        from synctalk import _native
+
+        if threads is not None:
+            _native.set_threads(threads)
+        self._audio = AudioNetwork(bundle)
+        spec = bundle.manifest.spec.field
+        tensors = bundle.tensors
+        levels = range(spec.grid.n_levels)
+        self._renderer = _native.Renderer(
+            scales=[level.scale for level in spec.grid.levels],
+            planes=[tensors[f"field.plane.{plane}.{i}"] for plane in range(len(PLANES)) for i in levels],
+            attention=[tensors[f"field.attention.{i}"] for i in range(len(spec.attention_shapes))],
+            density=[tensors[f"field.density.{i}"] for i in range(len(spec.density_shapes))],
+            colour=[tensors[f"field.colour.{i}"] for i in range(len(spec.colour_shapes))],
+            occupancy=tensors["occupancy"],
+            resolution=spec.occupancy_resolution,
+            box_min=np.array(spec.box_min_m, np.float32),
+            box_max=np.array(spec.box_max_m, np.float32),
+            step=spec.step_m,
+            max_samples=spec.max_samples,
+            density_scale=spec.density_scale_per_m,
+            max_log_density=spec.max_log_density,
+            condition=spec.condition,
+            appearance=spec.appearance,
+            direction_degree=spec.direction_degree,
+            is_sigmoid=spec.gate == "sigmoid",
+            is_deferred=spec.deferred,
+        )
+
+    def condition(self, windows: Float) -> Float:
+        """Mel windows [N, taps, mels, columns] -> condition [N, C]."""
+        return self._audio(windows)
+
+    def render_head(self, request: HeadRequest) -> Float:
+        """The head alone: premultiplied RGBA [H, W, 4] in 0..1."""
+        camera = request.camera
+        rgba = np.zeros((camera.height, camera.width, 4), np.float32)
+        self._renderer.render(
+            rotation=_contiguous(request.rotation),
+            translation=_contiguous(request.translation),
+            focal=camera.focal_px,
+            centre_x=camera.centre_x,
+            centre_y=camera.centre_y,
+            x0=0,
+            y0=0,
+            x1=camera.width,
+            y1=camera.height,
+            condition=_contiguous(request.condition),
+            expression=_contiguous(request.expression),
+            appearance=_contiguous(request.appearance),
+            out=rgba,
+        )
+        return rgba
+
+
+def _contiguous(values: Float) -> Float:
+    return np.ascontiguousarray(values, np.float32)
