@@ -6,6 +6,9 @@
 #include "levels.h"
 
 namespace synctalk {
+
+void bind_renderer(py::module_& m);
+
 namespace {
 
 using Arrays = std::vector<py::array>;
@@ -89,6 +92,7 @@ void backward(const Field& field, const py::array& positions, const py::array& g
 }  // namespace
 
 void bind_field(py::module_& m) {
+  bind_renderer(m);
   py::class_<Field>(m, "Field",
                     "The fused field for training: grid, attention and density network in one pass.\n\n"
                     "weights: the attention's two layers, then the density network's, each [out, in]. Samples are sorted\n"

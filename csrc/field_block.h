@@ -159,8 +159,8 @@ static void load_axes(const FieldPiece& piece, const Rows& rows, float* axes) {
 }
 
 // Columns of one block to rows of features, and back.
-static void to_rows(const float* columns, int n_columns, float* rows, int stride) {
-  for (int s = 0; s < FIELD_BLOCK; ++s) {
+static void to_rows(const float* columns, int n_columns, float* rows, int stride, int n_rows) {
+  for (int s = 0; s < n_rows; ++s) {
     for (int c = 0; c < n_columns; ++c) rows[static_cast<long>(s) * stride + c] = columns[c * FIELD_BLOCK + s];
   }
 }
@@ -171,20 +171,20 @@ static void to_columns(const float* rows, int stride, int n_columns, float* colu
   }
 }
 
-// out = product of the block's rows with a layer.
+// out = product of an even number of rows with a layer.
 template <Finish FINISH>
-static void apply(const FieldLayer& layer, const float* in, long stride, float* out) {
-  multiply<FINISH>(FIELD_BLOCK, layer.n_out, layer.n_in, {in, stride, 1}, layer.forward, padded(layer.n_out), out,
+static void apply(const FieldLayer& layer, int n_rows, const float* in, long stride, float* out) {
+  multiply<FINISH>(n_rows, layer.n_out, layer.n_in, {in, stride, 1}, layer.forward, padded(layer.n_out), out,
                    padded(layer.n_out));
 }
 
-// From the encoding of one block in w.columns to w.out.
-static void decode(const FieldNet& net, const float* drive, int block, const Workspace& w) {
+// From the encoding of one block in w.columns to w.out; n_rows is even.
+static void decode(const FieldNet& net, const float* drive, int block, const Workspace& w, int n_rows = FIELD_BLOCK) {
   const int stride = in_stride(net), gates = padded(net.n_gates);
-  to_rows(w.columns + static_cast<long>(block) * FIELD_BLOCK * net.n_encoded, net.n_encoded, w.in, stride);
-  apply<Finish::relu>(net.attention[0], w.in, stride, w.attended);
-  apply<Finish::set>(net.attention[1], w.attended, padded(net.attention[0].n_out), w.gate);
-  for (int s = 0; s < FIELD_BLOCK; ++s) {
+  to_rows(w.columns + static_cast<long>(block) * FIELD_BLOCK * net.n_encoded, net.n_encoded, w.in, stride, n_rows);
+  apply<Finish::relu>(net.attention[0], n_rows, w.in, stride, w.attended);
+  apply<Finish::set>(net.attention[1], n_rows, w.attended, padded(net.attention[0].n_out), w.gate);
+  for (int s = 0; s < n_rows; ++s) {
     float* gate = w.gate + static_cast<long>(s) * gates;
     float* acting = w.in + static_cast<long>(s) * stride + net.n_encoded;
     for (int i = 0; i < net.n_gates; i += LANES) {
@@ -199,11 +199,11 @@ static void decode(const FieldNet& net, const float* drive, int block, const Wor
   const float* in = w.in;
   int in_row = stride;
   for (int i = 0; i < net.n_density - 1; ++i) {
-    apply<Finish::relu>(net.density[i], in, in_row, w.hidden[i]);
+    apply<Finish::relu>(net.density[i], n_rows, in, in_row, w.hidden[i]);
     in = w.hidden[i];
     in_row = padded(net.density[i].n_out);
   }
-  apply<Finish::set>(net.density[net.n_density - 1], in, in_row, w.out);
+  apply<Finish::set>(net.density[net.n_density - 1], n_rows, in, in_row, w.out);
 }
 
 static long workspace_floats(const FieldNet& net) { return workspace_of(net, nullptr).n_floats; }
@@ -300,8 +300,5 @@ static void backward(const FieldNet& net, const FieldPiece& piece, float* memory
   }
   scatter(net, w.axes, rows.n, w.columns, sums.tables);
 }
-
-extern const FieldPath field_path;
-const FieldPath field_path{workspace_floats, forward, backward};
 
 }  // namespace synctalk::SYNCTALK_PATH

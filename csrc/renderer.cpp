@@ -1,0 +1,188 @@
+#include "renderer.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "simd.h"
+#include "threads.h"
+
+namespace synctalk {
+
+namespace portable {
+extern const RendererPath renderer_path;
+}
+#ifdef SYNCTALK_X86
+namespace avx2 {
+extern const RendererPath renderer_path;
+}
+namespace avx512 {
+extern const RendererPath renderer_path;
+}
+#else
+namespace avx2 = portable;
+namespace avx512 = portable;
+#endif
+
+const RendererPath& renderer_path() {
+  return by_simd(portable::renderer_path, avx2::renderer_path, avx512::renderer_path);
+}
+
+namespace {
+
+constexpr int kBrickCells = 4;  // per axis
+
+// What a brick covers in the picture.
+struct Footprint {
+  float x0, y0, x1, y1, near, far;
+  bool is_behind;  // not in front of the camera as a whole: it may be anywhere
+};
+
+Footprint footprint_of(const View& view, const float centre[3], const float half[3]) {
+  Footprint seen{1e30f, 1e30f, -1e30f, -1e30f, 1e30f, -1e30f, false};
+  for (int corner = 0; corner < 8; ++corner) {
+    float camera[3];
+    for (int i = 0; i < 3; ++i) {
+      camera[i] = view.translation[i];
+      for (int a = 0; a < 3; ++a) {
+        camera[i] += view.rotation[i][a] * (centre[a] + (corner >> a & 1 ? half[a] : -half[a]));
+      }
+    }
+    if (!(camera[2] > 1e-3f)) seen.is_behind = true;
+    const float x = view.focal * camera[0] / camera[2] + view.centre_x;
+    const float y = view.focal * camera[1] / camera[2] + view.centre_y;
+    seen = {std::min(seen.x0, x),    std::min(seen.y0, y),           std::max(seen.x1, x),          std::max(seen.y1, y),
+            std::min(seen.near, camera[2]), std::max(seen.far, camera[2]), seen.is_behind};
+  }
+  return seen;
+}
+
+// The tile that a pixel coordinate falls into, clipped to [-1, n].
+int tile_at(float pixel, int first, int n) {
+  const float tile = std::floor((pixel - static_cast<float>(first)) / TILE_SIDE);
+  return static_cast<int>(std::clamp(tile, -1.0f, static_cast<float>(n)));
+}
+
+}  // namespace
+
+Renderer::Renderer(const RendererTensors& tensors) : condition_(tensors.condition) {
+  for (const NodePlane& plane : tensors.planes) {
+    const auto n = static_cast<int64_t>(tensors.n_channels) * plane.n * plane.n;
+    // Two nodes are loaded at a time: one more, so that the last load stays inside.
+    auto& nodes = nodes_.emplace_back(plane.nodes, plane.nodes + n);
+    nodes.push_back(0);
+    planes_.push_back({nodes.data(), plane.n, plane.scale});
+  }
+  const int g = tensors.march.resolution;
+  occupancy_.assign(tensors.march.occupancy, tensors.march.occupancy + (int64_t{g} * g * g + 7) / 8);
+  const auto pack = [this](const Matrix& m) { return layers_.add(m.weights, m.n_out, m.n_in, false); };
+  net_.field.n_encoded = static_cast<int>(planes_.size()) * tensors.n_channels;
+  net_.field.n_gates = tensors.attention[1].n_out;
+  net_.field.n_feature = tensors.density.back().n_out - 1;
+  net_.field.is_sigmoid = tensors.is_sigmoid;
+  net_.field.n_density = static_cast<int>(tensors.density.size());
+  std::transform(tensors.attention.begin(), tensors.attention.end(), net_.field.attention, pack);
+  std::transform(tensors.density.begin(), tensors.density.end(), net_.field.density, pack);
+  std::transform(tensors.colour.begin(), tensors.colour.end(), net_.colour, pack);
+  net_.planes = planes_.data();
+  net_.n_planes = static_cast<int>(planes_.size());
+  net_.n_channels = tensors.n_channels;
+  net_.march = tensors.march;
+  net_.march.occupancy = occupancy_.data();
+  net_.density_scale = tensors.density_scale;
+  net_.max_log_density = tensors.max_log_density;
+  net_.is_deferred = tensors.is_deferred;
+  net_.n_directions = tensors.n_directions;
+  net_.n_appearance = tensors.n_appearance;
+  net_.n_colour = static_cast<int>(tensors.colour.size());
+
+  const March& march = net_.march;
+  const int n_bricks = (g + kBrickCells - 1) / kBrickCells;
+  std::vector<uint8_t> is_used(static_cast<size_t>(n_bricks) * n_bricks * n_bricks);
+  for (int64_t i = 0; i < int64_t{g} * g * g; ++i) {
+    if (!(occupancy_[i >> 3] >> (i & 7) & 1)) continue;
+    const int64_t x = i % g / kBrickCells, y = i / g % g / kBrickCells, z = i / g / g / kBrickCells;
+    is_used[(z * n_bricks + y) * n_bricks + x] = 1;
+  }
+  float size[3];
+  for (int a = 0; a < 3; ++a) {
+    size[a] = kBrickCells / (march.inverse_extent[a] * static_cast<float>(g));
+    brick_half_[a] = 0.5f * size[a] * 1.001f;  // a little more, against rounding
+  }
+  for (int64_t i = 0; i < static_cast<int64_t>(is_used.size()); ++i) {
+    const int64_t at[3] = {i % n_bricks, i / n_bricks % n_bricks, i / n_bricks / n_bricks};
+    if (!is_used[i]) continue;
+    Brick& brick = bricks_.emplace_back();
+    for (int a = 0; a < 3; ++a) brick.centre[a] = march.box_min[a] + (static_cast<float>(at[a]) + 0.5f) * size[a];
+  }
+}
+
+std::vector<float> Renderer::drive_of(const float* condition, const float* expression) const {
+  std::vector<float> drive((net_.field.n_gates + FIELD_ALIGN - 1) / FIELD_ALIGN * FIELD_ALIGN);
+  std::copy_n(condition, condition_, drive.begin());
+  std::copy_n(expression, n_expression(), drive.begin() + condition_);
+  return drive;
+}
+
+std::vector<Tile> Renderer::tiles_of(const View& view, const int rectangle[4]) const {
+  const int x0 = rectangle[0], y0 = rectangle[1];
+  const int columns = (rectangle[2] - x0 + TILE_SIDE - 1) / TILE_SIDE, rows = (rectangle[3] - y0 + TILE_SIDE - 1) / TILE_SIDE;
+  std::vector<Tile> tiles;
+  for (int row = 0; row < rows; ++row) {
+    for (int column = 0; column < columns; ++column) {
+      const int x = x0 + column * TILE_SIDE, y = y0 + row * TILE_SIDE;
+      tiles.push_back({x, y, std::min(x + TILE_SIDE, rectangle[2]), std::min(y + TILE_SIDE, rectangle[3]), 1e30f, -1e30f});
+    }
+  }
+  for (const Brick& brick : bricks_) {
+    const Footprint seen = footprint_of(view, brick.centre, brick_half_);
+    // Half a pixel lies between a pixel's edge and its ray.
+    const int left = seen.is_behind ? 0 : std::max(0, tile_at(seen.x0 - 0.5f, x0, columns));
+    const int top = seen.is_behind ? 0 : std::max(0, tile_at(seen.y0 - 0.5f, y0, rows));
+    const int right = seen.is_behind ? columns - 1 : std::min(columns - 1, tile_at(seen.x1 + 0.5f, x0, columns));
+    const int bottom = seen.is_behind ? rows - 1 : std::min(rows - 1, tile_at(seen.y1 + 0.5f, y0, rows));
+    for (int row = top; row <= bottom; ++row) {
+      for (int column = left; column <= right; ++column) {
+        Tile& tile = tiles[row * columns + column];
+        tile.near = std::min(tile.near, seen.is_behind ? 0.0f : seen.near);
+        tile.far = std::max(tile.far, seen.is_behind ? 1e6f : seen.far);
+      }
+    }
+  }
+  return tiles;
+}
+
+void Renderer::render(const View& view, int width, const int rectangle[4], const float* condition,
+                      const float* expression, const float* appearance, float* rgba) const {
+  const RendererPath& path = renderer_path();
+  const auto drive = drive_of(condition, expression);
+  const long picture_row = 4L * width;
+  auto tiles = tiles_of(view, rectangle);
+  const auto is_empty = [&](const Tile& tile) {
+    if (tile.near <= tile.far) return false;
+    for (int y = tile.y0; y < tile.y1; ++y) {
+      std::fill_n(rgba + y * picture_row + 4L * tile.x0, 4 * (tile.x1 - tile.x0), 0.0f);
+    }
+    return true;
+  };
+  tiles.erase(std::remove_if(tiles.begin(), tiles.end(), is_empty), tiles.end());
+  constexpr int64_t kGrain = 8;
+  parallel_for(static_cast<int64_t>(tiles.size()), kGrain, [&](int64_t begin, int64_t end) {
+    Floats workspace(path.workspace_floats(net_));
+    for (int64_t i = begin; i < end; ++i) {
+      path.render_tile(net_, view, tiles[i], drive.data(), appearance, workspace.data(), rgba, picture_row);
+    }
+  });
+}
+
+void Renderer::query(const float* positions, int64_t n, const float* condition, const float* expression,
+                     float* log_density, float* feature) const {
+  const RendererPath& path = renderer_path();
+  const auto drive = drive_of(condition, expression);
+  parallel_for(n, FIELD_PIECE, [&](int64_t begin, int64_t end) {
+    Floats workspace(path.workspace_floats(net_));
+    path.query(net_, positions + 3 * begin, static_cast<int>(end - begin), drive.data(), workspace.data(),
+               log_density + begin, feature + begin * n_feature());
+  });
+}
+
+}  // namespace synctalk

@@ -1,0 +1,71 @@
+// The run-time renderer of the head on the CPU: rays, march, dense node planes, networks, composite and colour, fused over
+// tiles of pixels. Source of the direction's encoding: real spherical harmonics, l = 0..3, m = -l..l, with the
+// Condon-Shortley sign: 0.2821, -0.4886 y, 0.4886 z, -0.4886 x, 1.0925 xy, -1.0925 yz, 0.9462 zz - 0.3154, ...
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "field.h"
+#include "renderer_net.h"
+
+namespace synctalk {
+
+// One layer's weights [out, in].
+struct Matrix {
+  const float* weights;
+  int n_out, n_in;
+};
+
+struct RendererTensors {
+  std::vector<NodePlane> planes;  // [3 * levels], plane-major
+  int n_channels;
+  std::vector<Matrix> attention, density, colour;
+  March march;
+  bool is_sigmoid, is_deferred;
+  int condition;
+  int n_directions, n_appearance;
+  float density_scale, max_log_density;
+};
+
+// Copies its tensors; const functions may be called from several threads at once.
+class Renderer {
+ public:
+  explicit Renderer(const RendererTensors&);
+  Renderer(const Renderer&) = delete;
+  Renderer& operator=(const Renderer&) = delete;
+
+  int n_condition() const { return condition_; }
+  int n_expression() const { return net_.field.n_gates - condition_; }
+  int n_appearance() const { return net_.n_appearance; }
+  int n_feature() const { return net_.field.n_feature; }
+
+  // Premultiplied RGBA of the pixels in the rectangle; others are left alone. rgba: [height, width, 4].
+  void render(const View&, int width, const int rectangle[4], const float* condition, const float* expression,
+              const float* appearance, float* rgba) const;
+  // positions [M, 3] in 0..1 of the box, all of one frame.
+  void query(const float* positions, int64_t n, const float* condition, const float* expression, float* log_density,
+             float* feature) const;
+
+ private:
+  // Some neighbouring cells of the occupancy, one of them occupied at least: centre and half extent in head space.
+  struct Brick {
+    float centre[3];
+  };
+
+  std::vector<float> drive_of(const float* condition, const float* expression) const;
+  std::vector<Tile> tiles_of(const View&, const int rectangle[4]) const;
+
+  PackedLayers layers_;
+  std::vector<std::vector<uint16_t>> nodes_;
+  std::vector<NodePlane> planes_;
+  std::vector<uint8_t> occupancy_;
+  std::vector<Brick> bricks_;
+  float brick_half_[3];
+  int condition_;
+  RendererNet net_{};
+};
+
+const RendererPath& renderer_path();
+
+}  // namespace synctalk

@@ -1,0 +1,335 @@
+// One tile of the picture, for one instruction set: march, look up, evaluate, composite, colour.
+//
+// Rays advance in waves of a few samples; those that see nothing more behind what they have met leave before the next wave.
+// The function does not depend on the size of a wave or a tile.
+#pragma once
+
+#include "field_block.h"
+#include "renderer_net.h"
+
+namespace synctalk::SYNCTALK_PATH {
+
+struct Ray {
+  float direction[3];  // unit, head space
+  float near, far;     // metres: where steps are counted from, where to stop
+  int step, n_samples;
+  float transmittance, alpha;
+};
+
+struct Canvas {
+  Workspace field;
+  float* accumulated;           // [TILE_RAYS][feature_stride]: features, or colours
+  float *colour_in, *layer[2];  // [FIELD_BLOCK][...]
+  long n_floats;
+};
+
+static inline int colour_width(const RendererNet& net) { return net.field.n_feature + net.n_directions + net.n_appearance; }
+static inline int feature_stride(const RendererNet& net) { return padded(net.field.n_feature + 3); }
+
+static Canvas canvas_of(const RendererNet& net, float* memory) {
+  Canvas canvas{};
+  canvas.field = workspace_of(net.field, memory);
+  long used = canvas.field.n_floats;
+  const auto take = [&](int rows, int width) {
+    float* at = memory ? memory + used : nullptr;
+    used += static_cast<long>(rows) * width;
+    return at;
+  };
+  int widest = 0;
+  for (int i = 0; i < net.n_colour; ++i) widest = net.colour[i].n_out > widest ? net.colour[i].n_out : widest;
+  canvas.accumulated = take(TILE_RAYS, feature_stride(net));
+  canvas.colour_in = take(FIELD_BLOCK, padded(colour_width(net)));
+  for (float*& layer : canvas.layer) layer = take(FIELD_BLOCK, padded(widest));
+  canvas.n_floats = used;
+  return canvas;
+}
+
+static long renderer_floats(const RendererNet& net) { return canvas_of(net, nullptr).n_floats; }
+
+// Two neighbouring nodes for every lane; the first in the low half.
+static inline UVec gather_pairs(const uint16_t* nodes, IVec index) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<UVec>(_mm512_i32gather_epi32(reinterpret_cast<__m512i>(index), nodes, 2));
+#elif defined(__AVX2__)
+  return reinterpret_cast<UVec>(
+      _mm256_i32gather_epi32(reinterpret_cast<const int*>(nodes), reinterpret_cast<__m256i>(index), 2));
+#else
+  UVec pairs;
+  for (int i = 0; i < LANES; ++i) {
+    uint32_t pair;
+    __builtin_memcpy(&pair, nodes + index[i], sizeof pair);
+    pairs[i] = pair;
+  }
+  return pairs;
+#endif
+}
+
+// Finite float16 to float32, exactly: sign kept, exponent moved by a multiplication.
+static inline Vec from_half(UVec sign, UVec rest) {
+  return reinterpret_cast<Vec>((sign & 0x80000000u) | (rest & 0x0fffe000u)) * splat(0x1p112f);
+}
+
+// axes: [3][FIELD_PIECE] -> columns [blocks][n_encoded][FIELD_BLOCK], for whole vectors of rows.
+[[gnu::noinline]] static void encode_planes(const RendererNet& net, const float* axes, int n_rows, float* columns) {
+  const int n_levels = net.n_planes / kPlanes, n_channels = net.n_channels;
+  for (int slot = 0; slot < net.n_planes; ++slot) {
+    const NodePlane plane = net.planes[slot];
+    const float* u = axes + column_axis(slot / n_levels) * FIELD_PIECE;
+    const float* v = axes + row_axis(slot / n_levels) * FIELD_PIECE;
+    for (int row = 0; row < n_rows; row += LANES) {
+      const Vec at_u = fma(load(u + row), splat(plane.scale), splat(0.5f));
+      const Vec at_v = fma(load(v + row), splat(plane.scale), splat(0.5f));
+      const IVec node_u = __builtin_convertvector(at_u, IVec), node_v = __builtin_convertvector(at_v, IVec);
+      const Vec right = at_u - __builtin_convertvector(node_u, Vec);
+      const Vec below = at_v - __builtin_convertvector(node_v, Vec);
+      const IVec index = node_v * plane.n + node_u;
+      float* to = columns + (static_cast<long>(row / FIELD_BLOCK) * net.field.n_encoded + slot * n_channels) * FIELD_BLOCK +
+                  row % FIELD_BLOCK;
+      for (int channel = 0; channel < n_channels; ++channel) {
+        const uint16_t* nodes = plane.nodes + static_cast<long>(channel) * plane.n * plane.n;
+        const UVec first = gather_pairs(nodes, index), second = gather_pairs(nodes + plane.n, index);
+        const Vec a = from_half(first << 16, first << 13), b = from_half(first, first >> 3);
+        const Vec c = from_half(second << 16, second << 13), d = from_half(second, second >> 3);
+        const Vec above = fma(right, b - a, a), under = fma(right, d - c, c);
+        store(to + channel * FIELD_BLOCK, fma(below, under - above, above));
+      }
+    }
+  }
+}
+
+// Real spherical harmonics up to degree 3 in the order of fields like this one: l = 0..3, m = -l..l.
+static void spherical_harmonics(const float direction[3], float out[16]) {
+  const float x = direction[0], y = direction[1], z = direction[2];
+  const float xx = x * x, yy = y * y, zz = z * z, xy = x * y, yz = y * z, xz = x * z;
+  out[0] = 0.28209479177387814f;
+  out[1] = -0.48860251190291987f * y;
+  out[2] = 0.48860251190291987f * z;
+  out[3] = -0.48860251190291987f * x;
+  out[4] = 1.0925484305920792f * xy;
+  out[5] = -1.0925484305920792f * yz;
+  out[6] = 0.94617469575755997f * zz - 0.31539156525251999f;
+  out[7] = -1.0925484305920792f * xz;
+  out[8] = 0.54627421529603959f * (xx - yy);
+  out[9] = 0.59004358992664352f * y * (yy - 3.0f * xx);
+  out[10] = 2.8906114426405538f * xy * z;
+  out[11] = 0.45704579946446572f * y * (1.0f - 5.0f * zz);
+  out[12] = 0.3731763325901154f * z * (5.0f * zz - 3.0f);
+  out[13] = 0.45704579946446572f * x * (1.0f - 5.0f * zz);
+  out[14] = 1.4453057213202769f * z * (xx - yy);
+  out[15] = 0.59004358992664352f * x * (3.0f * yy - xx);
+}
+
+// Fills one row of the colour network's input.
+static void fill_colour_row(const RendererNet& net, const float* feature, const Ray& ray, const float* appearance,
+                            float* row) {
+  float harmonics[16];
+  spherical_harmonics(ray.direction, harmonics);
+  const int n = net.field.n_feature;
+  __builtin_memcpy(row, feature, sizeof(float) * n);
+  __builtin_memcpy(row + n, harmonics, sizeof(float) * net.n_directions);
+  __builtin_memcpy(row + n + net.n_directions, appearance, sizeof(float) * net.n_appearance);
+}
+
+// Colours of the rows of colour_in: [n_rows][FIELD_ALIGN], three of them used. n_rows is even.
+static const float* colours_of(const RendererNet& net, const Canvas& canvas, int n_rows) {
+  const float* in = canvas.colour_in;
+  int stride = padded(colour_width(net));
+  for (int i = 0; i < net.n_colour - 1; ++i) {
+    apply<Finish::relu>(net.colour[i], n_rows, in, stride, canvas.layer[i & 1]);
+    in = canvas.layer[i & 1];
+    stride = padded(net.colour[i].n_out);
+  }
+  float* out = canvas.layer[(net.n_colour - 1) & 1];
+  apply<Finish::set>(net.colour[net.n_colour - 1], n_rows, in, stride, out);
+  for (int i = 0; i < n_rows * FIELD_ALIGN; i += LANES) store(out + i, sigmoid(load(out + i)));
+  return out;
+}
+
+static Ray make_ray(const RendererNet& net, const View& view, const Tile& tile, const float origin[3], int x, int y) {
+  const float in_camera[3] = {(static_cast<float>(x) + 0.5f - view.centre_x) / view.focal,
+                              (static_cast<float>(y) + 0.5f - view.centre_y) / view.focal, 1.0f};
+  const float length = __builtin_sqrtf(in_camera[0] * in_camera[0] + in_camera[1] * in_camera[1] + 1.0f);
+  Ray ray{};
+  for (int a = 0; a < 3; ++a) {
+    float sum = 0.0f;
+    for (int i = 0; i < 3; ++i) sum += in_camera[i] * view.rotation[i][a];
+    ray.direction[a] = sum / length;
+  }
+  const Stretch stretch = stretch_in_box(net.march, origin, ray.direction);
+  const float first = (tile.near * length - stretch.near) / net.march.step - 2.0f, last = tile.far * length + net.march.step;
+  ray.near = stretch.near;
+  ray.far = stretch.far < last ? stretch.far : last;
+  ray.step = first > 0.0f && first < 1e6f ? static_cast<int>(first) : 0;
+  ray.transmittance = 1.0f;
+  return ray;
+}
+
+// The next samples of a ray into rows n_rows..; returns the number of rows then. A ray without more gets far = near.
+static int advance(const RendererNet& net, const float origin[3], Ray& ray, float* axes, int n_rows) {
+  for (int n = 0; n < WAVE_SAMPLES && ray.n_samples < net.march.max_samples; ++ray.step) {
+    const float distance = ray.near + (static_cast<float>(ray.step) + 0.5f) * net.march.step;
+    if (!(distance < ray.far)) {
+      ray.far = ray.near;
+      return n_rows;
+    }
+    float unit[3];
+    unit_position(net.march, origin, ray.direction, distance, unit);
+    if (!is_occupied(net.march, unit)) continue;
+    for (int a = 0; a < 3; ++a) axes[a * FIELD_PIECE + n_rows] = unit[a];
+    ++n_rows;
+    ++n;
+    ++ray.n_samples;
+  }
+  if (ray.n_samples >= net.march.max_samples) ray.far = ray.near;
+  return n_rows;
+}
+
+static inline int even(int n) { return (n + 1) & ~1; }
+
+// Repeats the last row up to a whole vector.
+static int pad_rows(float* axes, int n_rows) {
+  int n = n_rows;
+  for (; n % LANES != 0; ++n) {
+    for (int a = 0; a < 3; ++a) axes[a * FIELD_PIECE + n] = axes[a * FIELD_PIECE + n_rows - 1];
+  }
+  return n;
+}
+
+// Opacity of n rows of w.out.
+static void opacities_of(const RendererNet& net, const Workspace& w, int n, float* opacity) {
+  const int stride = padded(1 + net.field.n_feature);
+  for (int s = 0; s < FIELD_BLOCK; ++s) opacity[s] = s < n ? w.out[static_cast<long>(s) * stride] : 0.0f;
+  for (int s = 0; s < FIELD_BLOCK; s += LANES) {
+    const Vec density = splat(net.density_scale) * exp(min(load(opacity + s), splat(net.max_log_density)));
+    store(opacity + s, splat(1.0f) - exp(density * splat(-net.march.step)));
+  }
+}
+
+// Adds one sample behind what its ray has met so far.
+static inline void add_sample(Ray& ray, float opacity, const float* value, int n, float* accumulated) {
+  if (ray.transmittance < LEAST_TRANSMITTANCE) return;
+  const float weight = ray.transmittance * opacity;
+  ray.alpha += weight;
+  ray.transmittance *= 1.0f - opacity;
+  for (int i = 0; i < n; i += LANES) store(accumulated + i, fma(splat(weight), load(value + i), load(accumulated + i)));
+}
+
+// Evaluates the rows in the axes and adds them to their rays.
+static void shade(const RendererNet& net, const Canvas& canvas, const float* drive, const float* appearance,
+                  const uint8_t* owner, int n_rows, Ray* rays) {
+  const Workspace& w = canvas.field;
+  const int stride = padded(1 + net.field.n_feature), to_stride = feature_stride(net), n_feature = net.field.n_feature;
+  encode_planes(net, w.axes, pad_rows(w.axes, n_rows), w.columns);
+  for (int first = 0; first < n_rows; first += FIELD_BLOCK) {
+    const int n = n_rows - first < FIELD_BLOCK ? n_rows - first : FIELD_BLOCK;
+    decode(net.field, drive, first / FIELD_BLOCK, w, even(n));
+    float opacity[FIELD_BLOCK];
+    opacities_of(net, w, n, opacity);
+    const float* value = w.out + 1;
+    long value_stride = stride;
+    int width = n_feature;
+    if (!net.is_deferred) {
+      for (int s = 0; s < n; ++s) {
+        fill_colour_row(net, w.out + static_cast<long>(s) * stride + 1, rays[owner[first + s]], appearance,
+                        canvas.colour_in + static_cast<long>(s) * padded(colour_width(net)));
+      }
+      value = colours_of(net, canvas, even(n));
+      value_stride = FIELD_ALIGN;
+      width = 3;
+    }
+    for (int s = 0; s < n; ++s) {
+      const int i = owner[first + s];
+      add_sample(rays[i], opacity[s], value + s * value_stride, width, canvas.accumulated + static_cast<long>(i) * to_stride);
+    }
+  }
+}
+
+// Deferred colour: replaces the accumulated features of the rays that met something by premultiplied colours.
+static void colour_rays(const RendererNet& net, const Canvas& canvas, const float* appearance, const Ray* rays) {
+  uint8_t hit[FIELD_BLOCK];
+  const int stride = feature_stride(net);
+  for (int ray = 0; ray < TILE_RAYS;) {
+    int n = 0;
+    for (; ray < TILE_RAYS && n < FIELD_BLOCK; ++ray) {
+      if (!(rays[ray].alpha > 0.0f)) continue;
+      fill_colour_row(net, canvas.accumulated + static_cast<long>(ray) * stride, rays[ray], appearance,
+                      canvas.colour_in + static_cast<long>(n) * padded(colour_width(net)));
+      hit[n++] = static_cast<uint8_t>(ray);
+    }
+    const float* colour = colours_of(net, canvas, even(n));
+    for (int s = 0; s < n; ++s) {
+      for (int c = 0; c < 3; ++c)
+        canvas.accumulated[static_cast<long>(hit[s]) * stride + c] = rays[hit[s]].alpha * colour[s * FIELD_ALIGN + c];
+    }
+  }
+}
+
+static void render_tile(const RendererNet& net, const View& view, const Tile& tile, const float* drive,
+                        const float* appearance, float* memory, float* rgba, long picture_row) {
+  const Canvas canvas = canvas_of(net, memory);
+  const int stride = feature_stride(net);
+  float origin[3];
+  for (int a = 0; a < 3; ++a) {
+    origin[a] = 0.0f;
+    for (int i = 0; i < 3; ++i) origin[a] -= view.translation[i] * view.rotation[i][a];
+  }
+  __builtin_memset(canvas.accumulated, 0, sizeof(float) * TILE_RAYS * stride);
+  Ray rays[TILE_RAYS] = {};
+  uint8_t active[TILE_RAYS], owner[TILE_RAYS * WAVE_SAMPLES];
+  int n_active = 0;
+  for (int y = tile.y0; y < tile.y1; ++y) {
+    for (int x = tile.x0; x < tile.x1; ++x) {
+      const int i = (y - tile.y0) * TILE_SIDE + x - tile.x0;
+      rays[i] = make_ray(net, view, tile, origin, x, y);
+      active[n_active++] = static_cast<uint8_t>(i);
+    }
+  }
+  bool is_empty = true;
+  while (n_active > 0) {
+    int n_rows = 0;
+    for (int i = 0; i < n_active; ++i) {
+      const int before = n_rows;
+      n_rows = advance(net, origin, rays[active[i]], canvas.field.axes, n_rows);
+      for (int row = before; row < n_rows; ++row) owner[row] = active[i];
+    }
+    if (n_rows == 0) break;
+    is_empty = false;
+    shade(net, canvas, drive, appearance, owner, n_rows, rays);
+    int n_left = 0;
+    for (int i = 0; i < n_active; ++i) {
+      const Ray& ray = rays[active[i]];
+      if (ray.far > ray.near && ray.transmittance >= LEAST_TRANSMITTANCE) active[n_left++] = active[i];
+    }
+    n_active = n_left;
+  }
+  if (net.is_deferred && !is_empty) colour_rays(net, canvas, appearance, rays);
+  for (int y = tile.y0; y < tile.y1; ++y) {
+    for (int x = tile.x0; x < tile.x1; ++x) {
+      const int i = (y - tile.y0) * TILE_SIDE + x - tile.x0;
+      float* pixel = rgba + y * picture_row + 4L * x;
+      __builtin_memcpy(pixel, canvas.accumulated + static_cast<long>(i) * stride, 3 * sizeof(float));
+      pixel[3] = rays[i].alpha;
+    }
+  }
+}
+
+static void query(const RendererNet& net, const float* positions, int n, const float* drive, float* memory,
+                  float* log_density, float* feature) {
+  const Workspace w = workspace_of(net.field, memory);
+  for (int i = 0; i < n; ++i) {
+    for (int a = 0; a < 3; ++a) w.axes[a * FIELD_PIECE + i] = unit_clamp(positions[3 * i + a]);
+  }
+  encode_planes(net, w.axes, pad_rows(w.axes, n), w.columns);
+  const int stride = padded(1 + net.field.n_feature), n_feature = net.field.n_feature;
+  for (int first = 0; first < n; first += FIELD_BLOCK) {
+    const int rows = n - first < FIELD_BLOCK ? n - first : FIELD_BLOCK;
+    decode(net.field, drive, first / FIELD_BLOCK, w, even(rows));
+    for (int s = 0; s < rows; ++s) {
+      const float* row = w.out + static_cast<long>(s) * stride;
+      log_density[first + s] = row[0];
+      __builtin_memcpy(feature + static_cast<long>(first + s) * n_feature, row + 1, sizeof(float) * n_feature);
+    }
+  }
+}
+
+}  // namespace synctalk::SYNCTALK_PATH
