@@ -110,4 +110,46 @@ class Field:
         d_weights: list[Float],
     ) -> None: ...
 
+class Renderer:
+    def __init__(
+        self,
+        scales: list[float],
+        planes: list[NDArray[np.float16]],
+        attention: list[Float],
+        density: list[Float],
+        colour: list[Float],
+        occupancy: NDArray[np.uint8],
+        resolution: int,
+        box_min: Float,
+        box_max: Float,
+        step: float,
+        max_samples: int,
+        density_scale: float,
+        max_log_density: float,
+        condition: int,
+        appearance: int,
+        direction_degree: int,
+        is_sigmoid: bool,
+        is_deferred: bool,
+    ) -> None: ...
+    def render(
+        self,
+        rotation: Float,
+        translation: Float,
+        focal: float,
+        centre_x: float,
+        centre_y: float,
+        x0: int,
+        y0: int,
+        x1: int,
+        y1: int,
+        condition: Float,
+        expression: Float,
+        appearance: Float,
+        out: Float,
+    ) -> None: ...
+    def query(
+        self, positions: Float, condition: Float, expression: Float, log_density: Float, feature: Float
+    ) -> None: ...
+
 def __getattr__(name: str) -> Any: ...  # parts that only some builds have (CUDA)
