@@ -5,21 +5,25 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import onnx
 import pytest
 import torch
 from synctalk.bundle import TENSORS, open_bundle, verify_bundle
-from synctalk.errors import ExportError
+from synctalk.errors import ExportError, TrainingError
 from synctalk.media import read_video
 from synctalk.spec import Level, Spec, preset
+from synctalk_export.commands import export
 from synctalk_export.export import ExportOptions, export_bundle
 from synctalk_export.onnx_models import OPSET, Head
 from synctalk_export.parity import Check, check_parity, parity_table
 from synctalk_export.planes import node_planes, unroll
-from synctalk_export.subject import Subject
+from synctalk_export.subject import Subject, subject_of
 from synctalk_export.track import choose_span, encode_plate, encode_png
+from synctalk_trainer.run import Run
 from tiny_subject import N_FRAMES, SIZE, tiny_spec, tiny_subject
 
 
@@ -219,3 +223,45 @@ def test_pictures_survive_their_files() -> None:
 def test_manifest_figures_are_json(exported: tuple[Subject, Path]) -> None:
     json.dumps(open_bundle(exported[1]).manifest.training, allow_nan=False)
     assert len(exported[0].usable) == N_FRAMES
+
+
+def test_subject_of_a_run_uses_trained_frames_only() -> None:
+    subject = tiny_subject()
+    model = SimpleNamespace(field=subject.field, audio=subject.audio)
+    info = {"source": {"width": 320, "height": 240}, "crop": {"x": 40.5, "y": 10.25, "side": 200.0}}
+    takes = ((0, 50), (50, 100))
+    valid = np.ones(100, bool)
+    valid[3] = False
+    dataset = SimpleNamespace(
+        info=info,
+        takes=takes,
+        valid=valid,
+        n_frames=100,
+        plates=subject.plates,
+        background=subject.background,
+    )
+    run = SimpleNamespace(
+        spec=subject.spec,
+        model=model,
+        dataset=dataset,
+        settings=SimpleNamespace(holdout="last", preset="tiny"),
+        occupancy=subject.occupancy,
+        appearance_mean=subject.appearance,
+        condition_rest=subject.condition_rest,
+        condition_mean=subject.condition_mean,
+        condition_gain=1.1,
+        camera=subject.camera,
+        poses=(subject.rotation, subject.translation),
+        expression=subject.expression,
+        step=7,
+        seconds_trained=12.34,
+    )
+    got = subject_of(cast(Run, run), "may")
+    assert got.name == "may" and got.placement == subject.placement
+    assert not got.usable[3] and got.usable[:3].all() and not got.usable[-9:].any()
+    assert got.training == {"preset": "tiny", "steps": 7, "seconds": 12.3, "frames": int(got.usable.sum())}
+
+
+def test_command_names_what_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"run\.json"):
+        export(tmp_path, tmp_path / "x.avatar")
