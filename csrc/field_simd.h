@@ -47,7 +47,7 @@ static inline Vec fma(Vec a, Vec b, Vec c) {
 static inline Vec gather(const float* base, IVec index) {
 #if defined(__AVX512F__)
   return _mm512_i32gather_ps(reinterpret_cast<__m512i>(index), base, 4);
-#elif defined(__AVX2__) && !defined(SCALAR_GATHER)
+#elif defined(__AVX2__)
   return _mm256_i32gather_ps(base, reinterpret_cast<__m256i>(index), 4);
 #else
   int32_t at[LANES];
