@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 export SYNCTALK_CUDA ?= $(if $(wildcard /dev/nvidia0),AUTO,OFF)
 BUILD_INPUTS := pyproject.toml setup.py CMakeLists.txt sdk/synctalk/_version.py $(wildcard csrc/*)
 SYSTEM_LIBRARIES := libgl1 libegl1 libgles2 libglib2.0-0 espeak-ng
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip --disable-pip-version-check install --quiet
 CPP := $(wildcard csrc/*.h csrc/*.cpp csrc/*.cu)
 
 .PHONY: setup demo test lint format clean system
