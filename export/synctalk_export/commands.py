@@ -53,7 +53,7 @@ def export(
     from .parity import parity_table
     from .subject import subject_of
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
     options = ExportOptions(licence=licence, consent=consent, plate_seconds=plate_seconds, crf=crf)
     with console.status("reading the run") as status:
         subject = subject_of(load_run(run, dataset), name or out.stem)
