@@ -36,7 +36,8 @@ void rasterize(Floats vertices, Ints triangles, Ints ids, Floats depth, bool per
     float* depth_data = depth.mutable_data();
     const int64_t height = ids.shape(0), width = ids.shape(1);
     py::gil_scoped_release release;
-    parallel_for(height, (height + 3) / 4, [&](int64_t first, int64_t end) {
+    // Every piece goes through all triangles: few pieces.
+    parallel_for(height, (height + 1) / 2, [&](int64_t first, int64_t end) {
         rasterize_rows(mesh, width, first, end, id_data, depth_data);
     });
 }

@@ -133,7 +133,7 @@ inline float highlight(const float* normal, const float* view, const float* ligh
     float half[3] = {view[0] + light[0], view[1] + light[1], view[2] + light[2]};
     normalize3(half);
     const float facing = std::max(dot3(normal, half), 0.0f);
-    if (facing < 0.5f) return 0.0f;
+    if (shininess * (1.0f - facing) > 12.0f) return 0.0f;  // below e^-12
     const float grazing = 1.0f - std::max(dot3(view, half), 0.0f), squared = grazing * grazing;
     const float fresnel = 0.04f + 0.96f * squared * squared * grazing;
     return std::pow(facing, shininess) * (shininess + 8.0f) / 25.0f * fresnel;
@@ -143,7 +143,8 @@ inline float strand_highlight(const float* tangent, const float* view, const flo
     float half[3] = {view[0] + light[0], view[1] + light[1], view[2] + light[2]};
     normalize3(half);
     const float along = dot3(tangent, half) + shift;
-    return std::pow(std::sqrt(std::max(1.0f - along * along, 0.0f)), power);
+    const float across = 1.0f - along * along;  // sine squared
+    return across > 0.0f ? std::exp(0.5f * power * std::log(across)) : 0.0f;
 }
 
 // Linear colour of one covered pixel from its interpolated attributes.
@@ -180,9 +181,11 @@ inline void shade(const Material& material, const Lights& lights, const Textures
     }
     const float key = dot3(normal, lights.key), fill = dot3(normal, lights.fill), rim = dot3(normal, lights.rim);
     const float gloss = material.specular * albedo[3];
-    const float key_shine = gloss * lit * highlight(normal, view, lights.key, material.shininess) * (key > 0);
-    const float fill_shine = gloss * open * highlight(normal, view, lights.fill, material.shininess) * (fill > 0);
-    const float rim_shine = gloss * open * highlight(normal, view, lights.rim, material.shininess) * (rim > 0);
+    const auto shine = [&](float facing, const float* light, float seen) {
+        return facing > 0 ? gloss * seen * highlight(normal, view, light, material.shininess) : 0.0f;
+    };
+    const float key_shine = shine(key, lights.key, lit), fill_shine = shine(fill, lights.fill, open);
+    const float rim_shine = shine(rim, lights.rim, open);
     const float log_open = std::log(open + 1e-6f), log_lit = std::log(lit + 1e-6f);
     const float up = 0.5f - 0.5f * normal[1];  // camera y points down
     for (int k = 0; k < 3; ++k) {

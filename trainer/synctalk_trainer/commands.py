@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["evaluate", "train"]
+__all__ = ["evaluate", "prepare", "synthesize", "train"]
 
 
 def evaluate(
@@ -75,22 +75,98 @@ def evaluate(
     console.print(f"\n{run / 'evaluation' / 'report.html'}")
 
 
+def prepare(
+    video: Annotated[
+        Path, typer.Argument(metavar="VIDEO", help="A video with sound of one person speaking.")
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="DATASET", help="Folder for the dataset.")],
+    size: Annotated[
+        int | None,
+        typer.Option(min=64, max=1024, help="Side of the pictures; the crop's own, at most 512, by default."),
+    ] = None,
+    takes: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="JSON with `takes` (pairs of first frame and end) or `frames_per_take`; else cuts are found.",
+        ),
+    ] = None,
+    steps: Annotated[
+        str,
+        typer.Option(
+            metavar="NAMES", help="Only these, as in landmarks,pose, and what they lack; all by default."
+        ),
+    ] = "",
+    force: Annotated[
+        bool, typer.Option("--force", help="Run the steps again though nothing has changed.")
+    ] = False,
+    landmarker: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A copy of face_landmarker.task; downloaded once if left out."),
+    ] = None,
+    segmenter: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="A copy of selfie_segmentation.tflite; downloaded once if left out."
+        ),
+    ] = None,
+) -> None:
+    """Turn a video of one person into a dataset for training.
+
+    Best: two to five minutes of one person facing a camera that stands still, well lit, speaking clearly.
+
+    Look at DATASET/report.html before you train. Run again, it does only what is missing or has changed.
+
+    Steps: media, landmarks, masks, plate, pose, expression, report.
+
+    Examples:
+
+      synctalk prepare may.mp4 -o data/may
+
+      synctalk prepare may.mp4 -o data/may256 --size 256
+
+      synctalk prepare may.mp4 -o data/may --steps pose,report --force
+    """
+    from rich.console import Console
+    from rich.markup import escape
+
+    from .prepare import Options
+    from .prepare import prepare as prepare_video
+
+    console = Console(highlight=False, soft_wrap=True)
+    names = tuple(name.strip() for name in steps.split(",") if name.strip())
+    done = prepare_video(video, out, Options(size, takes, landmarker, segmenter), names, force, console)
+    for warning in done.warnings:
+        console.print(f"[yellow]warning[/] ({warning['step']}): {escape(warning['message'])}")
+    if done.kept:
+        console.print(f"unchanged: {', '.join(done.kept)}")
+    console.print(f"{out}: {done.n_frames} frames of {done.size} x {done.size}, {done.n_frames / 25:.1f} s")
+    console.print(f"look at {out / 'report.html'}, then: synctalk train {out} -o {out.name}-run")
+
+
 def train(
-    dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="Folder that `synctalk prepare -o` wrote.")],
+    dataset: Annotated[
+        Path, typer.Argument(metavar="DATASET", help="Folder that `synctalk prepare -o` wrote.")
+    ],
     out: Annotated[Path, typer.Option("-o", "--out", metavar="RUN", help="Folder for the run.")],
     preset: Annotated[
         str, typer.Option(help="default: ours; tiny: minutes on a laptop; paper: the published design.")
     ] = "default",
     minutes: Annotated[
-        float | None, typer.Option(min=0.05, help="Train for so long (30 if neither this nor --steps is given).")
+        float | None,
+        typer.Option(min=0.05, help="Train for so long (30 if neither this nor --steps is given)."),
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Train for so many steps instead.")] = None,
     holdout: Annotated[
         str,
-        typer.Option(help="Frames to keep for evaluation: last (1/11 of the clip), or takes:K (every K-th take)."),
+        typer.Option(
+            help="Frames to keep for evaluation: last (1/11 of the clip), or takes:K (every K-th take)."
+        ),
     ] = "last",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; all that there are by default.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads; all that there are by default.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in RUN, exactly.")] = False,
 ) -> None:
@@ -126,3 +202,39 @@ def train(
     trainer = train_run(dataset, out, settings, resume, device, threads, console)
     console.print(f"trained {trainer.clock.step} steps in {trainer.clock.seconds / 60:.1f} min: {out}")
     console.print(f"next: synctalk evaluate {out}, then synctalk export {out} -o {out.name}.avatar")
+
+
+def synthesize(
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="FOLDER", help="Where video.mp4 and truth.npz go.")
+    ],
+    seconds: Annotated[float, typer.Option(min=0.5, help="Length of the clip.")] = 150.0,
+    size: Annotated[int, typer.Option(min=64, help="Side of the square picture in pixels; even.")] = 360,
+    seed: Annotated[int, typer.Option(min=0, help="Chooses face, colours, motion and voice.")] = 0,
+    head: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="The ICT-FaceKit light mesh (.npz); without it, a plain procedural head."
+        ),
+    ] = None,
+    fps: Annotated[int, typer.Option(min=10, max=60, help="Frames per second.")] = 25,
+    babble: Annotated[
+        bool, typer.Option("--babble", help="Built-in syllables instead of espeak-ng.")
+    ] = False,
+) -> None:
+    """Render a talking computer-generated person, with exact poses, masks and expressions.
+
+    Needs the library espeak-ng for speech (Debian: apt install espeak-ng), unless --babble is given.
+
+    Examples:
+
+      synctalk synthesize -o demo_clip --head ict_facekit_light.npz --seed 4
+
+      synctalk synthesize -o test_clip --seconds 6 --size 128 --babble
+    """
+    from rich.console import Console
+
+    from .synthetic import synthesize as render_clip
+
+    video = render_clip(out, seconds, size, seed, head, fps, "babble" if babble else "espeak")
+    Console(highlight=False).print(f"{video}\n{out / 'truth.npz'}")

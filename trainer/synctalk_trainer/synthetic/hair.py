@@ -109,8 +109,8 @@ def _flow(places: Floats, roots: Floats, style: str) -> Floats:
 
 
 _LENGTHS = {"swept": (1.3, 5.5), "bob": (15.0, 19.0), "back": (8.0, 12.0)}
-_COUNTS = {"swept": 7500, "bob": 6500, "back": 6000}
-_STEPS = 10
+_COUNTS = {"swept": 6500, "bob": 5200, "back": 5200}
+_STEPS = 8
 _TIPS_Y = {"swept": -20.0, "bob": -5.8, "back": -20.0}
 _UNRULY = {"swept": (0.22, 0.07), "bob": (0.07, 0.04), "back": (0.08, 0.04)}
 
@@ -155,7 +155,7 @@ def grow_hair(head: Head, palette: Palette, generator: np.random.Generator, amou
         way /= np.linalg.norm(way, axis=1, keepdims=True)
         position = position + way * (length / (_STEPS - 1) * (position[:, 1] > lowest))[:, None]
     taper = np.interp(np.linspace(0, 1, _STEPS), [0, 0.15, 0.7, 1], [0.7, 1, 0.9, 0.25])
-    width = generator.uniform(0.17, 0.28, (n, 1)) / amount**0.5 * taper * (0.55 + 0.45 * edge[:, None])
+    width = generator.uniform(0.19, 0.31, (n, 1)) / amount**0.5 * taper * (0.55 + 0.45 * edge[:, None])
     tint = 1.0 + generator.normal(0, 0.10, (n, 1)) + generator.normal(0, 0.10, (n // 22, 1))[clump]
     grey = palette.hair * np.clip(tint, 0.6, 1.5)
     tip = np.linspace(0.8, 1.15, _STEPS)[None, :, None]

@@ -263,6 +263,10 @@ class Renderer:
         self.person, self.camera, self.supersampling = person, camera, supersampling
         head = person.head
         inside = np.isin(head.part, (PARTS.index("mouth"), PARTS.index("teeth")))
+        still = np.zeros((len(person.vertices), 8), np.float32)
+        self._attributes = np.concatenate(
+            [still[:, :6], person.colours, still[:, :2], person.uv], 1, dtype=np.float32
+        )
         self._inside = np.unique(head.triangles[inside])
         self._lips = (int(head.landmarks[62]), int(head.landmarks[66]))
 
@@ -298,9 +302,8 @@ class Renderer:
         at = np.empty(seen.shape, np.float32)
         at[:, :2] = camera.focal_px * seen[:, :2] / seen[:, 2:] + (camera.centre_x, camera.centre_y)
         at[:, 2] = seen[:, 2]
-        attributes = np.concatenate([turned, seen, person.colours, self._light(rest), person.uv], 1).astype(
-            np.float32
-        )
+        attributes = self._attributes.copy()
+        attributes[:, 0:3], attributes[:, 3:6], attributes[:, 9:11] = turned, seen, self._light(rest)
         shape = (camera.height, camera.width)
         ids, depth = np.empty(shape, np.int32), np.empty(shape, np.float32)
         _native.rasterize(at, person.triangles, ids, depth)
