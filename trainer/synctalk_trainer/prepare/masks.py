@@ -1,0 +1,295 @@
+"""Step ``masks``: head, torso and background in every frame.
+
+The person comes from MediaPipe's selfie mask, sharpened along the picture's edges. The jaw of the face mesh, continued
+outwards at the height of the ear lobes, parts head from neck; hair that falls below that line is found by its colour,
+learned over the clip, and must hang together with the head.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from synctalk_trainer.dataset import HEAD, TORSO
+from synctalk_trainer.prepare.face_mesh import JAW, OVAL, head_axes
+from synctalk_trainer.prepare.models import SELFIE_SEGMENTER, find_model
+from synctalk_trainer.prepare.workspace import ArrayWriter, Workspace
+
+__all__ = ["MediaPipeSegmenter", "Segmenter", "run_masks"]
+
+Picture = NDArray[np.uint8]
+Float = NDArray[np.float32]
+Flags = NDArray[np.bool_]
+
+_WORK_SIZE = 288
+"""Masks are found at this size at most and enlarged as soft maps."""
+_SAMPLES = 48
+_BINS = 24
+_EDGE_RADIUS, _EDGE_EPS = 5, 4e-4
+_HAIR_ODDS = 1.5
+"""Hair's colour must be so many times likelier than skin's and clothes' below the jaw line."""
+
+
+class Segmenter(Protocol):
+    """Tells a person from the background."""
+
+    def person(self, picture: Picture) -> Float:
+        """Probability [H, W] for a picture uint8 [H, W, 3]."""
+        ...
+
+
+class MediaPipeSegmenter:
+    """MediaPipe's selfie segmentation, loaded on first use."""
+
+    def __init__(self, given: Path | None) -> None:
+        self._given = given
+        self._task: Any = None
+
+    def person(self, picture: Picture) -> Float:
+        """Raises: ModelError: no model file."""
+        import mediapipe
+
+        task = self._task or self._load()
+        image = mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=np.ascontiguousarray(picture))
+        mask = task.segment(image).confidence_masks[-1].numpy_view()
+        return np.array(mask, np.float32).reshape(picture.shape[:2])
+
+    def _load(self) -> Any:
+        from mediapipe.tasks.python import BaseOptions, vision
+
+        options = vision.ImageSegmenterOptions(
+            base_options=BaseOptions(model_asset_path=str(find_model(SELFIE_SEGMENTER, self._given))),
+            running_mode=vision.RunningMode.IMAGE,
+            output_confidence_masks=True,
+            output_category_mask=False,
+        )
+        self._task = vision.ImageSegmenter.create_from_options(options)
+        return self._task
+
+    def close(self) -> None:
+        """Free the model."""
+        if self._task is not None:
+            self._task.close()
+            self._task = None
+
+
+@dataclass(frozen=True)
+class _Colours:
+    """Colours of hair against those of skin and clothes, over the clip."""
+
+    log_odds: Float
+    """[bins ** 3]: likelihood of hair over the larger one of the others', log, by cell of Lab"""
+
+    def hair_odds(self, picture: Picture) -> Float:
+        """[H, W]"""
+        return np.asarray(self.log_odds[_cells(picture)], np.float32)
+
+
+def _cells(picture: Picture) -> NDArray[np.int32]:
+    lab = cv2.cvtColor(cv2.blur(picture, (3, 3)), cv2.COLOR_RGB2LAB)
+    cell = (lab.astype(np.int32) * _BINS) >> 8
+    return np.asarray((cell[..., 0] * _BINS + cell[..., 1]) * _BINS + cell[..., 2], np.int32)
+
+
+def run_masks(work: Workspace, segmenter: Segmenter | None = None) -> None:
+    """Write ``masks.npy``."""
+    own = MediaPipeSegmenter(work.options.segmenter) if segmenter is None else None
+    found = segmenter or own
+    assert found is not None
+    frames, faces = work.map("frames.npy"), work.arrays("landmarks.npz")
+    points = _filled(faces["points"][..., :2], faces["valid"])
+    size = frames.shape[1]
+    scale = min(1.0, _WORK_SIZE / size)
+    cutter = _Cutter(found, scale)
+    n = len(frames)
+    chosen = np.flatnonzero(faces["valid"])[:: max(1, int(faces["valid"].sum()) // _SAMPLES)]
+    cutter.learn([(frames[i], points[i]) for i in chosen])
+    with ArrayWriter.open(work.folder / "masks.npy") as writer:
+        for i in range(n):
+            writer.append(cutter.cut(frames[i], points[i]))
+            work.advance((i + 1) / n)
+    if own is not None:
+        own.close()
+
+
+def _filled(points: Float, valid: Flags) -> Float:
+    """Points with those of the nearest valid frame where there is no face."""
+    known = np.flatnonzero(valid)
+    nearest = (
+        known[np.abs(np.arange(len(valid))[:, None] - known[None]).argmin(axis=1)]
+        if not valid.all()
+        else slice(None)
+    )
+    return np.asarray(points[nearest], np.float32)
+
+
+class _Cutter:
+    """Labels pictures one by one, with colours learned over the clip."""
+
+    def __init__(self, segmenter: Segmenter, scale: float) -> None:
+        self._segmenter, self._scale = segmenter, scale
+        self._colours: _Colours | None = None
+
+    def _shrink(self, picture: Picture, points: Float) -> tuple[Picture, Float]:
+        if self._scale == 1.0:
+            return np.ascontiguousarray(picture), points
+        side = round(picture.shape[0] * self._scale)
+        small = cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA)
+        return np.asarray(small, np.uint8), np.asarray(points * (side / picture.shape[0]), np.float32)
+
+    def _person(self, picture: Picture) -> Float:
+        """Probability, sharpened along the edges of the picture."""
+        soft = self._segmenter.person(picture)
+        grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).astype(np.float32)
+        return _guided(np.asarray(grey / np.float32(255), np.float32), soft)
+
+    def learn(self, samples: list[tuple[Picture, Float]]) -> None:
+        """Learn the colours of hair, skin and clothes from some frames."""
+        counts = np.zeros((3, _BINS, _BINS, _BINS), np.float32)
+        for picture, points in samples:
+            small, xy = self._shrink(picture, points)
+            person = self._person(small) > 0.8
+            cell = _cells(small)
+            for i, region in enumerate(_sure_regions(person, xy)):
+                counts[i] += np.bincount(cell[region], minlength=_BINS**3).reshape(counts[i].shape)
+        likelihood = [_smoothed(count) for count in counts]
+        other = np.maximum(likelihood[1], likelihood[2])
+        self._colours = _Colours(np.log((likelihood[0] + 1e-6) / (other + 1e-6)).ravel())
+
+    def cut(self, picture: Picture, points: Float) -> Picture:
+        """Labels [S, S] of one frame."""
+        small, xy = self._shrink(picture, points)
+        person = self._person(small)
+        above = _above_jaw(xy, small.shape[0])
+        head = (person > 0.5) & above
+        if self._colours is not None:
+            head |= self._long_hair(small, xy, person > 0.5, head)
+        head = _largest_part(head, xy)
+        side = picture.shape[0]
+        soft_person = np.where(_without_crumbs(person > 0.5), person, np.minimum(person, np.float32(0.49)))
+        labels = (_enlarged(np.maximum(soft_person, head), side) > 0.5).astype(np.uint8) * np.uint8(TORSO)
+        labels[_enlarged(head.astype(np.float32), side) > 0.5] = HEAD
+        return labels
+
+    def _long_hair(self, picture: Picture, xy: Float, person: Flags, head: Flags) -> Flags:
+        """Person pixels below the jaw line with hair's colour that hang together with the head."""
+        assert self._colours is not None
+        odds = cv2.blur(self._colours.hair_odds(picture), (5, 5))
+        candidate = person & ~head & (odds > np.log(_HAIR_ODDS))
+        candidate &= ~_throat(xy, picture.shape[0])
+        kernel = np.ones((3, 3), np.uint8)
+        candidate = cv2.morphologyEx(candidate.astype(np.uint8), cv2.MORPH_OPEN, kernel) > 0
+        together = (candidate | head).astype(np.uint8)
+        _, parts = cv2.connectedComponents(together, connectivity=4)
+        centre = xy.mean(axis=0).round().astype(int).clip(0, picture.shape[0] - 1)
+        return np.asarray(candidate & (parts == parts[centre[1], centre[0]]), bool)
+
+
+def _guided(guide: Float, values: Float) -> Float:
+    """Values [H, W] smoothed, but not across the edges of the guide. Source: He et al. 2010, guided filter."""
+    side = (2 * _EDGE_RADIUS + 1, 2 * _EDGE_RADIUS + 1)
+    mean_guide, mean_values = cv2.blur(guide, side), cv2.blur(values, side)
+    slope = (cv2.blur(guide * values, side) - mean_guide * mean_values) / (
+        cv2.blur(guide * guide, side) - mean_guide * mean_guide + _EDGE_EPS
+    )
+    offset = mean_values - slope * mean_guide
+    return np.asarray(cv2.blur(slope, side) * guide + cv2.blur(offset, side), np.float32)
+
+
+def _smoothed(count: Float) -> Float:
+    """Counts as a smooth density over the cells."""
+    from scipy.ndimage import gaussian_filter
+
+    smooth: Float = gaussian_filter(count, 0.8)
+    return smooth / max(float(smooth.sum()), 1e-9)
+
+
+def _polygon(corners: Float, size: int) -> Flags:
+    canvas = np.zeros((size, size), np.uint8)
+    cv2.fillPoly(canvas, [np.round(corners * 16).astype(np.int32)], 1, shift=4)
+    return canvas > 0
+
+
+def _above_jaw(xy: Float, size: int) -> Flags:
+    """Everything above the jaw line and its continuation at the height of the ear lobes."""
+    right, up, height = head_axes(xy)
+    jaw = xy[list(JAW)]  # from the subject's right ear (left in the picture) over the chin to the left ear
+    far = 2.0 * size
+    left_end, right_end = jaw[0] - right * far, jaw[-1] + right * far
+    corners = np.concatenate(
+        [
+            jaw,
+            right_end[None],
+            (right_end + up * 2 * far)[None],
+            (left_end + up * 2 * far)[None],
+            left_end[None],
+        ]
+    )
+    inside = _polygon(corners.astype(np.float32), size)
+    centre = xy[list(OVAL)].mean(axis=0) + up * 0.12 * height
+    reach = np.zeros((size, size), np.uint8)
+    angle = float(np.degrees(np.arctan2(right[1], right[0])))
+    axes = (0.85 * height, 1.05 * height)
+    cv2.ellipse(reach, (tuple(map(float, centre)), (2 * axes[0], 2 * axes[1]), angle), 1, -1)
+    return inside & (reach > 0)
+
+
+def _throat(xy: Float, size: int) -> Flags:
+    """The column below the chin, where hair is unlikely: half a face wide."""
+    right, up, height = head_axes(xy)
+    chin = xy[152]
+    half = 0.22 * height
+    corners = [
+        chin - right * half,
+        chin + right * half,
+        chin + right * half - up * 2 * height,
+        chin - right * half - up * 2 * height,
+    ]
+    return _polygon(np.asarray(corners, np.float32), size)
+
+
+def _sure_regions(person: Flags, xy: Float) -> tuple[Flags, Flags, Flags]:
+    """Where hair, skin and clothes certainly are."""
+    size = person.shape[0]
+    right, up, height = head_axes(xy)
+    oval = _polygon(xy[list(OVAL)].astype(np.float32), size)
+    rows, columns = np.mgrid[:size, :size].astype(np.float32)
+    along = (columns - xy[152, 0]) * up[0] + (rows - xy[152, 1]) * up[1]  # above the chin
+    across = (columns - xy[152, 0]) * right[0] + (rows - xy[152, 1]) * right[1]
+    kernel = np.ones((5, 5), np.uint8)
+    inner = cv2.erode(person.astype(np.uint8), kernel) > 0
+    near_oval = cv2.dilate(oval.astype(np.uint8), kernel, iterations=2) > 0
+    hair = inner & ~near_oval & (along > 0.62 * height) & (np.abs(across) < 0.75 * height)
+    skin = oval & (along < 0.62 * height)
+    throat = inner & (along < -0.05 * height) & (along > -0.2 * height) & (np.abs(across) < 0.15 * height)
+    clothes = inner & (along < -0.38 * height)
+    return hair, skin | throat, clothes
+
+
+def _largest_part(mask: Flags, xy: Float) -> Flags:
+    """The part that holds the face, without holes."""
+    _, parts = cv2.connectedComponents(mask.astype(np.uint8), connectivity=4)
+    centre = xy.mean(axis=0).round().astype(int).clip(0, mask.shape[0] - 1)
+    label = parts[centre[1], centre[0]]
+    part = (parts == label) & mask if label else mask
+    outside = np.pad(~part, 1, constant_values=True).astype(np.uint8)
+    cv2.floodFill(outside, None, (0, 0), 2)
+    return np.asarray(outside[1:-1, 1:-1] != 2, bool)
+
+
+def _without_crumbs(person: Flags) -> Flags:
+    """Drop parts smaller than 2 % of the picture."""
+    n, parts, stats, _ = cv2.connectedComponentsWithStats(person.astype(np.uint8), connectivity=4)
+    keep = stats[:n, cv2.CC_STAT_AREA] >= 0.02 * person.size
+    keep[0] = False
+    return np.asarray(keep[parts], bool)
+
+
+def _enlarged(values: Float, side: int) -> Float:
+    if values.shape[0] == side:
+        return values
+    return np.asarray(cv2.resize(values, (side, side), interpolation=cv2.INTER_LINEAR), np.float32)

@@ -1,0 +1,188 @@
+"""A video file, decoded stream-wise: upright pictures with their times, sound on the same clock.
+
+Times are seconds of the container's clock, as the streams' own time stamps say; nothing assumes that streams start at
+zero or that frames are evenly spaced.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import cv2
+import numpy as np
+from av.container import InputContainer
+from numpy.typing import NDArray
+from synctalk.errors import MediaError
+
+__all__ = ["Source", "decode_frames", "decode_sound", "probe", "sample_frames"]
+
+Picture = NDArray[np.uint8]
+Float = NDArray[np.float32]
+
+_GAP_S = 0.05
+"""Sound whose time stamps leave a gap longer than this is filled with silence."""
+_UNTAGGED = 2
+"""FFmpeg's number of an unspecified colour space."""
+_HD_ROWS = 720
+"""Pictures of so many rows or more without a colour tag are taken as BT.709, smaller ones as BT.601."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What ``dataset.json`` keeps of the video. width, height: upright, square pixels."""
+
+    name: str
+    sha256: str
+    width: int
+    height: int
+    rotation: int
+    fps: float
+    duration_s: float
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def _open(path: Path) -> InputContainer:
+    if not path.is_file():
+        raise MediaError(f"no such file: {path}. Give a video with sound.")
+    try:
+        return av.open(str(path))
+    except (av.error.FFmpegError, OSError) as error:
+        raise MediaError(f"cannot read {path}: {error}. Give an intact video file.") from None
+
+
+def probe(path: Path) -> Source:
+    """Look at a file without decoding it all.
+
+    Raises: MediaError: no such file, unreadable, or without picture or sound.
+    """
+    with closing(_open(path)) as container:
+        if not container.streams.video:
+            raise MediaError(f"{path} has no video stream. Give a video of one person speaking.")
+        if not container.streams.audio:
+            raise MediaError(
+                f"{path} has no audio stream: the mouth is learned from the sound. Give a video with sound."
+            )
+        stream = container.streams.video[0]
+        rate = float(stream.average_rate or stream.guessed_rate or 0)
+        duration = _duration(container)
+        picture, rotation = _first_picture(container, path)
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    height, width = picture.shape[:2]
+    return Source(path.name, digest, width, height, rotation, round(rate, 3), round(duration, 3))
+
+
+def _duration(container: InputContainer) -> float:
+    stream = container.streams.video[0]
+    if stream.duration is not None and stream.time_base is not None:
+        return float(stream.duration * stream.time_base)
+    return float(container.duration or 0) / av.time_base
+
+
+def _first_picture(container: InputContainer, path: Path) -> tuple[Picture, int]:
+    try:
+        for frame in container.decode(video=0):
+            aspect = container.streams.video[0].sample_aspect_ratio
+            return _upright(frame, aspect), int(frame.rotation) % 360
+    except av.error.FFmpegError as error:
+        raise MediaError(f"{path} is damaged: {error}. Convert or download it again.") from None
+    raise MediaError(f"{path} has no pictures. Give an intact video.")
+
+
+def _upright(frame: av.VideoFrame, aspect: Fraction | None) -> Picture:
+    """RGB, square pixels, turned as the display matrix says. aspect: a pixel's width over its height."""
+    colorspace: int | str = frame.colorspace
+    if colorspace == _UNTAGGED:
+        colorspace = "ITU709" if frame.height >= _HD_ROWS else "ITU601"
+    picture = np.asarray(frame.reformat(format="rgb24", src_colorspace=colorspace).to_ndarray(), np.uint8)
+    aspect = aspect or Fraction(1)
+    if aspect != 1:
+        width = max(2, round(picture.shape[1] * float(aspect)))
+        resized = cv2.resize(picture, (width, picture.shape[0]), interpolation=cv2.INTER_AREA)
+        picture = np.asarray(resized, np.uint8)
+    turns = round(frame.rotation / 90) % 4  # rotation is counter-clockwise
+    return np.ascontiguousarray(np.rot90(picture, turns), np.uint8)
+
+
+def decode_frames(path: Path) -> Iterator[tuple[float, Picture]]:
+    """Time in seconds and upright RGB picture of every frame, in the order they are shown.
+
+    Raises: MediaError: nothing can be decoded. A damaged end is simply the end: the caller compares durations.
+    """
+    count = 0
+    with closing(_open(path)) as container:
+        stream = container.streams.video[0]
+        stream.thread_type = "AUTO"
+        try:
+            for frame in container.decode(video=0):
+                if frame.pts is not None and not frame.is_corrupt:
+                    count += 1
+                    time = float(frame.pts * (frame.time_base or 0))
+                    yield time, _upright(frame, stream.sample_aspect_ratio)
+        except av.error.FFmpegError as error:
+            raise MediaError(
+                f"{path} is damaged after {count} pictures: {error}. Convert or download it again."
+            ) from None
+
+
+def sample_frames(path: Path, n: int, duration_s: float) -> Iterator[Picture]:
+    """About ``n`` pictures spread over a file, found by seeking.
+
+    Raises: MediaError: damaged.
+    """
+    with closing(_open(path)) as container:
+        stream = container.streams.video[0]
+        start = stream.start_time or 0
+        for i in range(n):
+            offset = round((i + 0.5) / n * duration_s / float(stream.time_base or 1))
+            try:
+                container.seek(start + offset, stream=stream)
+                frames = container.decode(video=0)
+                for _, frame in zip(range(1 + 5 * (i % 3)), frames, strict=False):
+                    last = frame
+                yield _upright(last, stream.sample_aspect_ratio)
+            except (av.error.FFmpegError, UnboundLocalError) as error:
+                raise MediaError(f"{path} is damaged: {error}. Convert or download it again.") from None
+
+
+def decode_sound(path: Path) -> tuple[float, int, Float]:
+    """Time of the first sample, rate in Hz, and the sound, float32 [n] mono; gaps between time stamps are silent.
+
+    Raises: MediaError: damaged or empty.
+    """
+    pieces: list[Float] = []
+    start: float | None = None
+    n = 0
+    with closing(_open(path)) as container:
+        stream = container.streams.audio[0]
+        rate = int(stream.rate)
+        resampler = av.AudioResampler(format="fltp", layout="mono", rate=rate)
+        try:
+            for frame in container.decode(stream):
+                if frame.pts is not None and frame.time_base is not None:
+                    time = float(frame.pts * frame.time_base)
+                    start = time if start is None else start
+                    gap = round((time - start) * rate) - n
+                    if gap > _GAP_S * rate:
+                        pieces.append(np.zeros(gap, np.float32))
+                        n += gap
+                frame.pts = None
+                for out in resampler.resample(frame):
+                    pieces.append(out.to_ndarray()[0].astype(np.float32))
+                    n += len(pieces[-1])
+        except av.error.FFmpegError as error:
+            raise MediaError(
+                f"the sound of {path} is damaged after {n / rate:.1f} s: {error}. Convert it again."
+            ) from None
+    if start is None or n == 0:
+        raise MediaError(f"the sound of {path} is empty. Give a video in which someone speaks.")
+    return start, rate, np.concatenate(pieces)
