@@ -124,7 +124,7 @@ def _traced(
     if any(part.training for part in module.children()):
         raise ValueError(f"{type(module).__name__} is in training mode: call eval() first")
     module.eval()
-    file = io.BytesIO()
+    file: Any = io.BytesIO()  # accepted, though not in the signature
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=DeprecationWarning)  # of the exporter, and inside it
         warnings.filterwarnings("ignore", category=TracerWarning)
