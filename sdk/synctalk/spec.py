@@ -137,7 +137,7 @@ class AudioSpec:
     """``kernel``: mel bins are averaged to so many bands first."""
     components: int = 64
     """``kernel``: principal components of the pooled window."""
-    cosines: int = 2048
+    cosines: int = 1024
     """``kernel``: random cosine features."""
     encoder_width: int = 32
     embedding: int = 512

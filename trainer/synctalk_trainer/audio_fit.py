@@ -61,15 +61,16 @@ class _Ridge:
         rows = [(self.features[fold == k], target[fold == k]) for k in range(_FOLDS)]
         self.products = [x.T @ x for x, _ in rows]
         self.moments = [x.T @ y for x, y in rows]
+        self.product = torch.stack(self.products).sum(dim=0)
+        self.moment = torch.stack(self.moments).sum(dim=0)
 
     def solve(self, ridge: float, without: int | None = None) -> Tensor:
         """Weights [D + 1, C], fitted to all folds but one."""
-        kept = [k for k in range(_FOLDS) if k != without]
-        product = sum((self.products[k] for k in kept), torch.zeros_like(self.products[0]))
-        moment = sum((self.moments[k] for k in kept), torch.zeros_like(self.moments[0]))
+        product = self.product.clone() if without is None else self.product - self.products[without]
+        moment = self.moment if without is None else self.moment - self.moments[without]
         product.diagonal()[:-1] += ridge
         product.diagonal()[-1] += 1e-6
-        return torch.linalg.solve(product, moment)
+        return torch.cholesky_solve(moment, torch.linalg.cholesky(product))
 
     def unseen(self, ridge: float) -> Tensor:
         """Each frame's prediction by weights that did not see its fold, [n, C]."""

@@ -25,7 +25,9 @@ Ints = NDArray[np.int64]
 
 _TAUGHT_AT_END = 0.3
 """Share of the frames that still get the true shape at the end of training."""
-_MAX_GAIN = 1.25
+_GAIN_POWER = 0.75
+_MAX_GAIN = 1.5
+"""Predictions are spread by (deviation of the truth / of the prediction) ** power, and no more than this."""
 
 
 class Conditions(Protocol):
@@ -58,7 +60,7 @@ class FittedConditions:
     def __init__(self, model: Avatar, scene: Scene, frames: Ints, generator: np.random.Generator) -> None:
         assert isinstance(model.audio, KernelEncoder)
         data = scene.dataset
-        shape = mouth_shape(
+        values = mouth_shape(
             data.landmarks,
             data.camera,
             data.rotation,
@@ -68,7 +70,7 @@ class FittedConditions:
             model.spec.field.condition,
         )
         self._scene = scene
-        self._truth = torch.from_numpy(shape.values)
+        self._truth = torch.from_numpy(values)
         fit = fit_kernel(
             model.audio,
             scene.audio.of(np.arange(data.n_frames)),
@@ -79,7 +81,7 @@ class FittedConditions:
         )
         self._unseen = self._truth.clone()
         self._unseen[frames] = fit.unseen
-        self.gain = float(np.clip(np.sqrt(max(fit.gain, 1e-3)), 1.0, _MAX_GAIN))
+        self.gain = float(np.clip(fit.gain**_GAIN_POWER, 1.0, _MAX_GAIN))
         self.figures = {
             "correlation": fit.correlation,
             "error": fit.error,

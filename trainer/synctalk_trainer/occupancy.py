@@ -19,8 +19,10 @@ __all__ = ["Occupancy", "cell_centres", "visual_hull"]
 
 Bools = NDArray[np.bool_]
 
-_SEEN_WEIGHT = 0.01
-_DECAY = 0.97
+_SEEN_WEIGHT = 0.02
+"""A sample with less weight than this on its ray is not worth a visit."""
+_DECAY = 0.9
+_AT_FIRST = 0.3
 _FRONT_MARGIN_M = 0.012
 _FACE_DEPTH_M = 0.035
 """How far behind the face mesh there is anything to see (teeth, tongue)."""
@@ -80,7 +82,7 @@ class Occupancy:
         """hull: [G, G, G], index [z, y, x]: nothing outside it is ever visited."""
         self.resolution = hull.shape[0]
         self.hull = hull
-        self.seen = torch.from_numpy(hull.astype(np.float32).reshape(-1))
+        self.seen = torch.from_numpy(hull.astype(np.float32).reshape(-1)) * _AT_FIRST
         self.bits = self._packed(hull)
 
     @staticmethod

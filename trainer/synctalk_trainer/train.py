@@ -42,6 +42,7 @@ _WARM_UP = 0.03
 _MAX_RAYS = 2048
 """Rays of a frame in one step, at most."""
 _REFRESH_EVERY = 16
+_SURFACE = 4e-3
 _HEAD_LABEL = 2
 
 
@@ -158,7 +159,8 @@ class Trainer:
     def _step(self) -> tuple[float, float, int]:
         fraction, step = self.clock.fraction, self.clock.step
         is_patch_step = fraction >= _PATCHES_FROM and step % 3 == 0
-        frames = np.sort(self.generator.choice(self.train_frames, self.settings.frames_per_step, replace=False))
+        n_frames = self.settings.frames_per_step // (2 if is_patch_step else 1)
+        frames = np.sort(self.generator.choice(self.train_frames, n_frames, replace=False))
         batch = self.scene.batch(frames, self._pixels(frames, is_patch_step))
         self.model.train()
         rendered = self._render(frames, batch, fraction)
@@ -209,12 +211,17 @@ class Trainer:
             "colour": (image - batch.truth).abs().mean(),
             "alpha": 0.02 * (rendered.alpha - batch.is_head).abs().mean(),
             "appearance": 1e-3 * (appearance**2).mean(),
+            "surface": self._surface_weight() * (rendered.weights * (1 - rendered.weights)).sum() / len(batch.truth),
         }
         if is_patch_step:
             side = (len(frames), _PATCH, _PATCH, 3)
             shown, truth = image.view(side).permute(0, 3, 1, 2), batch.truth.view(side).permute(0, 3, 1, 2)
             losses["patch"] = 0.1 * patch_loss(shown, truth)
         return losses
+
+    def _surface_weight(self) -> float:
+        """Samples that carry either all of a ray or nothing of it make a thin surface, which few samples can render."""
+        return _SURFACE * min(1.0, max(0.0, (self.clock.fraction - _WARM_UP) / 0.3))
 
     def _update(self, fraction: float) -> None:
         scale = min(1.0, (self.clock.step + 1) / 200) * 10 ** (-1.7 * fraction)

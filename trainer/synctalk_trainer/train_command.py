@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import time
 from pathlib import Path
 
@@ -67,6 +68,7 @@ def train_run(
         raise TrainingError(f"{out} holds a run already: add --resume to go on with it, or choose another folder")
     else:
         trainer = start(Scene(Dataset.open(dataset), spec), spec, settings, out)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # being ended saves, too
     columns = (BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TextColumn("{task.fields[text]}"))
     with Progress(*columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("train", total=1.0, text="starting")

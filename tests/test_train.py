@@ -1,0 +1,203 @@
+"""Training: it learns, resumes exactly, keeps what it has, and names what breaks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from safetensors.numpy import load_file
+from synctalk.errors import DatasetError, TrainingError
+from synctalk.spec import preset
+from synctalk_trainer.audio_fit import fit_kernel
+from synctalk_trainer.dataset import Dataset
+from synctalk_trainer.losses import patch_loss, structural_similarity
+from synctalk_trainer.modules import KernelEncoder, spherical_harmonics
+from synctalk_trainer.occupancy import Occupancy, cell_centres
+from synctalk_trainer.preview import compose
+from synctalk_trainer.run import Settings, load_run
+from synctalk_trainer.scene import Scene
+from synctalk_trainer.train import Trainer, start
+from synctalk_trainer.train_command import train_run
+from tiny_dataset import SIZE, write_tiny_dataset
+
+
+class Quiet:
+    """A progress that remembers the PSNR."""
+
+    def __init__(self, stop_at: int | None = None) -> None:
+        self.psnr: list[float] = []
+        self.stop_at = stop_at
+
+    def step(self, step: int, fraction: float, loss: float, psnr: float, samples: int) -> None:
+        self.psnr.append(psnr)
+        if step == self.stop_at:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_dataset(tmp_path_factory.mktemp("ball") / "data")
+
+
+def _settings(dataset: Path, steps: int, **changes: object) -> Settings:
+    return Settings(
+        str(dataset), "tiny", None, steps, frames_per_step=4, samples_per_step=6_000, **changes  # type: ignore[arg-type]
+    )
+
+
+def _trainer(dataset: Path, out: Path, steps: int) -> Trainer:
+    spec = preset("tiny")
+    return start(Scene(Dataset.open(dataset), spec), spec, _settings(dataset, steps), out)
+
+
+def test_training_learns_the_ball(dataset: Path, tmp_path: Path) -> None:
+    trainer = _trainer(dataset, tmp_path / "run", 300)
+    progress = Quiet()
+    trainer.run(progress)
+    run = load_run(tmp_path / "run")
+    frame = int(trainer.held_out[2])
+    rgba = run.render(frame)
+    shown = compose(rgba, run.dataset.plates[frame]).astype(float)
+    truth, head = run.dataset.frames[frame].astype(float), run.dataset.masks[frame] == 2
+    assert np.abs(shown - truth)[head].mean() < 30
+    assert rgba[..., 3][head].mean() > 0.85
+    assert rgba[..., 3][:4].mean() < 0.1
+    assert np.isfinite(rgba).all()
+    assert progress.psnr[-1] > progress.psnr[10] + 3
+    assert list((tmp_path / "run" / "preview").glob("*.png"))
+
+
+def test_resume_is_exact(dataset: Path, tmp_path: Path) -> None:
+    _trainer(dataset, tmp_path / "whole", 40).run(Quiet())
+    stopped = _trainer(dataset, tmp_path / "parts", 40)
+    with pytest.raises(KeyboardInterrupt):
+        stopped.run(Quiet(stop_at=23))
+    again = Trainer(stopped.scene, stopped.spec, stopped.settings, tmp_path / "parts")
+    again.resume()
+    assert again.clock.step == 23
+    again.run(Quiet())
+    whole = load_file(tmp_path / "whole" / "checkpoint.safetensors")
+    parts = load_file(tmp_path / "parts" / "checkpoint.safetensors")
+    assert whole.keys() == parts.keys()
+    for name, values in whole.items():
+        np.testing.assert_array_equal(values, parts[name], err_msg=name)
+
+
+def test_the_published_design_trains_its_audio_with_the_field(dataset: Path, tmp_path: Path) -> None:
+    spec = preset("paper")
+    trainer = start(Scene(Dataset.open(dataset), spec), spec, _settings(dataset, 4), tmp_path / "run")
+    weights = {k: v.clone() for k, v in trainer.model.audio.named_parameters()}
+    trainer.run(Quiet())
+    changed = [k for k, v in trainer.model.audio.named_parameters() if not torch.equal(v, weights[k])]
+    assert len(changed) > len(weights) // 2
+    assert np.isfinite(load_run(tmp_path / "run").render(3)).all()
+
+
+def test_a_loss_that_is_not_finite_is_named_and_the_checkpoint_kept(dataset: Path, tmp_path: Path) -> None:
+    trainer = _trainer(dataset, tmp_path / "run", 10)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run(Quiet(stop_at=2))
+    with torch.no_grad():
+        trainer.model.field.density[0][3, 3] = float("nan")
+    with pytest.raises(TrainingError, match=r"step 2.*field\.density\.0.*--resume"):
+        trainer.run(Quiet())
+    kept = load_file(tmp_path / "run" / "checkpoint.safetensors")
+    assert all(np.isfinite(v).all() for v in kept.values() if v.dtype.kind == "f")
+
+
+def test_a_folder_with_a_run_is_not_overwritten(dataset: Path, tmp_path: Path) -> None:
+    console = Console(quiet=True)
+    train_run(dataset, tmp_path / "run", _settings(dataset, 3), False, "cpu", 1, console)
+    with pytest.raises(TrainingError, match="--resume"):
+        train_run(dataset, tmp_path / "run", _settings(dataset, 3), False, "cpu", 1, console)
+    with pytest.raises(TrainingError, match="nothing to resume"):
+        train_run(dataset, tmp_path / "none", _settings(dataset, 3), True, "cpu", 1, console)
+    with pytest.raises(TrainingError, match="choose auto, cpu or cuda"):
+        train_run(dataset, tmp_path / "other", _settings(dataset, 3), False, "tpu", 1, console)
+
+
+def test_a_damaged_dataset_is_refused(tmp_path: Path) -> None:
+    data = write_tiny_dataset(tmp_path / "data", n_frames=30)
+    (data / "masks.npy").write_bytes((data / "masks.npy").read_bytes()[:1000])
+    with pytest.raises(DatasetError, match=r"masks\.npy.*synctalk prepare"):
+        Dataset.open(data)
+    with pytest.raises(DatasetError, match=r"dataset\.json"):
+        Dataset.open(tmp_path)
+
+
+def test_windows_of_a_take_hear_nothing_of_the_next(tmp_path: Path) -> None:
+    spec = preset("tiny")
+    one = Scene(Dataset.open(write_tiny_dataset(tmp_path / "one", 60, takes=1)), spec)
+    two = Scene(Dataset.open(write_tiny_dataset(tmp_path / "two", 60, takes=2)), spec)
+    frames = np.array([5, 29])
+    same, cut = one.audio.of(frames), two.audio.of(frames)
+    torch.testing.assert_close(same[0], cut[0])
+    assert (cut[1][..., -4:] == -4.0).all()
+    assert (same[1][..., -4:] > -4.0).any()
+
+
+def test_kernel_encoder_predicts_unseen_frames() -> None:
+    spec = preset("tiny").audio
+    generator = np.random.default_rng(1)
+    hidden = np.cumsum(generator.normal(size=(600, 3)), axis=0)
+    hidden = (hidden - hidden.mean(axis=0)) / hidden.std(axis=0)
+    mix = generator.normal(size=(3, spec.n_mels * spec.window_columns))
+    windows = torch.from_numpy((hidden @ mix * 0.2).astype(np.float32)).view(600, 1, spec.n_mels, -1)
+    target = torch.from_numpy(np.stack([hidden[:, 0], np.sin(hidden[:, 1]), hidden[:, 2]], 1).astype(np.float32))
+    encoder = KernelEncoder(spec, 3)
+    fit = fit_kernel(encoder, windows, target, np.arange(600), np.zeros(600, np.int64), generator)
+    assert fit.error < 0.35
+    assert fit.correlation > 0.8
+    known = encoder(windows)
+    assert float(((known - target) ** 2).mean()) < fit.error
+
+
+def test_occupancy_keeps_what_was_seen_and_its_neighbours() -> None:
+    occupancy = Occupancy(np.ones((8, 8, 8), bool))
+    seen = torch.tensor([[0.5, 0.5, 0.5]])
+    for _ in range(60):
+        occupancy.observe(seen, torch.tensor([0.9]))
+        share = occupancy.refresh()
+    cells = occupancy.cells
+    assert cells[4, 4, 4]
+    assert cells.sum() == 7
+    assert share == pytest.approx(7 / 512)
+    again = Occupancy.from_state(occupancy.state(), 8)
+    np.testing.assert_array_equal(again.cells, cells)
+
+
+def test_cell_centres_are_ordered_z_y_x() -> None:
+    spec = preset("tiny").field
+    centres = cell_centres(spec, 4)
+    assert centres.shape == (4, 4, 4, 3)
+    assert centres[0, 0, 1, 0] > centres[0, 0, 0, 0]
+    assert centres[1, 0, 0, 2] > centres[0, 0, 0, 2]
+
+
+def test_structure_is_perfect_on_equal_patches_and_falls_with_blur() -> None:
+    picture = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    blurred = torch.nn.functional.avg_pool2d(picture, 3, 1, 1)
+    assert float(structural_similarity(picture, picture)) == pytest.approx(1.0, abs=1e-5)
+    assert float(patch_loss(picture, picture)) == pytest.approx(0.0, abs=1e-5)
+    assert float(patch_loss(blurred, picture)) > 0.1
+
+
+def test_spherical_harmonics_are_orthonormal() -> None:
+    generator = np.random.default_rng(0)
+    direction = generator.normal(size=(200_000, 3))
+    direction /= np.linalg.norm(direction, axis=1, keepdims=True)
+    values = spherical_harmonics(torch.from_numpy(direction)).numpy()
+    product = values.T @ values / len(values) * 4 * np.pi
+    np.testing.assert_allclose(product, np.eye(16), atol=0.05)
+
+
+def test_pixels_and_patches_stay_in_the_picture(dataset: Path) -> None:
+    scene = Scene(Dataset.open(dataset), preset("tiny"))
+    generator = np.random.default_rng(0)
+    for frame in (0, 40, 74):
+        for chosen in (scene.pixels(frame, 500, generator), scene.patch(frame, 32, generator)):
+            assert chosen.min() >= 0
+            assert chosen.max() < SIZE
