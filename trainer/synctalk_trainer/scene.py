@@ -36,7 +36,8 @@ class Batch:
     truth: Tensor
     """[R, 3] in 0..1"""
     plate: Tensor
-    """[R, 3] in 0..1: what is behind the head"""
+    """[R, 3] in 0..1: what is behind the head; outside the head mask the picture itself, so that the head has no reason
+    to reach out there and explain where the plate was painted"""
     is_head: Tensor
     """[R] 1 inside the head mask"""
 
@@ -140,9 +141,8 @@ class Scene:
             truth.append(data.frames[frame, v, u])
             plate.append(data.plates[frame, v, u])
             is_head.append(data.masks[frame, v, u] == _HEAD_LABEL)
-        return Batch(
-            RayBatch(np.concatenate(origins), np.concatenate(directions), len(frames)),
-            torch.from_numpy(np.concatenate(truth)).float() / 255,
-            torch.from_numpy(np.concatenate(plate)).float() / 255,
-            torch.from_numpy(np.concatenate(is_head)).float(),
-        )
+        inside = torch.from_numpy(np.concatenate(is_head))
+        colours = torch.from_numpy(np.concatenate(truth)).float() / 255
+        behind = torch.from_numpy(np.concatenate(plate)).float() / 255
+        rays = RayBatch(np.concatenate(origins), np.concatenate(directions), len(frames))
+        return Batch(rays, colours, torch.where(inside[:, None], behind, colours), inside.float())
