@@ -8,9 +8,10 @@ from pathlib import Path
 
 import av
 import numpy as np
+import onnx
 from synctalk.avatar import Avatar
 from synctalk.backends import HeadRequest
-from synctalk.bundle import MEMBERS, Frame, Manifest, Placement, tensor_shapes, write_bundle
+from synctalk.bundle import Frame, Manifest, Placement, tensor_shapes, write_bundle
 from synctalk.geometry import Camera
 from synctalk.media import write_mp4
 from synctalk.spec import Spec, preset
@@ -98,8 +99,33 @@ def fake_avatar() -> tuple[Avatar, FakeBackend]:
     return Avatar(FakeBundle(spec), backend), backend  # type: ignore[arg-type]
 
 
+def _audio_onnx(spec: Spec) -> bytes:
+    """A linear map of the mel windows."""
+    audio = spec.audio
+    shape = [audio.n_taps, audio.n_mels, audio.window_columns]
+    weight = np.random.default_rng(1).standard_normal((int(np.prod(shape)), spec.field.condition)) * 1e-3
+    graph = onnx.helper.make_graph(
+        [
+            onnx.helper.make_node("Flatten", ["mel_windows"], ["flat"], axis=1),
+            onnx.helper.make_node("MatMul", ["flat", "weight"], ["condition"]),
+        ],
+        "audio",
+        [onnx.helper.make_tensor_value_info("mel_windows", onnx.TensorProto.FLOAT, ["N", *shape])],
+        [
+            onnx.helper.make_tensor_value_info(
+                "condition", onnx.TensorProto.FLOAT, ["N", spec.field.condition]
+            )
+        ],
+        [onnx.numpy_helper.from_array(weight.astype(np.float32), "weight")],
+    )
+    model = onnx.helper.make_model(
+        graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9, producer_name="tests"
+    )
+    return bytes(model.SerializeToString())
+
+
 def write_tiny_bundle(path: Path) -> Path:
-    """A whole bundle of the tiny preset with random weights, for backends that read tensors only."""
+    """A whole bundle of the tiny preset with random weights, for native-cpu (its head and colour networks are tensors)."""
     spec = preset("tiny")
     generator = np.random.default_rng(0)
     tensors = {
@@ -111,7 +137,7 @@ def write_tiny_bundle(path: Path) -> Path:
     tensors["track.rotation"] = np.tile(np.diag(np.float32([1, -1, -1])), (TRACK, 1, 1))
     tensors["track.translation"] = np.tile(np.float32([0, 0, 0.8]), (TRACK, 1))
     tensors["occupancy"] = np.full_like(tensors["occupancy"], 255)
-    members = {name: b"not used here" for name in MEMBERS if name.endswith(".onnx")}
-    members |= {"plate.mp4": _plates(), "background.png": _background()}
+    members = dict.fromkeys(("head.onnx", "colour.onnx"), b"not used here")
+    members |= {"audio.onnx": _audio_onnx(spec), "plate.mp4": _plates(), "background.png": _background()}
     write_bundle(path, fake.manifest, tensors, members)
     return path
