@@ -24,7 +24,8 @@ def _run(*arguments: object) -> None:
 
 
 @pytest.mark.skipif(
-    not (_MODELS / "face_landmarker.task").exists(), reason="needs the face landmarker's model (SYNCTALK_SHARED)"
+    not (_MODELS / "face_landmarker.task").exists(),
+    reason="needs the face landmarker's model (SYNCTALK_SHARED)",
 )
 def test_a_video_becomes_an_avatar_that_speaks(tmp_path: Path) -> None:
     clip, data, run, bundle = (tmp_path / name for name in ("clip", "data", "run", "small.avatar"))
@@ -38,7 +39,15 @@ def test_a_video_becomes_an_avatar_that_speaks(tmp_path: Path) -> None:
     _run("evaluate", run, "--frames", 12, *models, "--json", tmp_path / "figures.json")
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert figures["psnr_full"] > figures["baselines"]["mean"]["psnr_full"]
-    assert {"psnr_head", "psnr_mouth", "ssim_full", "lmd_px", "lip_r", "lip_gain", "lip_lag_ms"} <= figures.keys()
+    assert {
+        "psnr_head",
+        "psnr_mouth",
+        "ssim_full",
+        "lmd_px",
+        "lip_r",
+        "lip_gain",
+        "lip_lag_ms",
+    } <= figures.keys()
     _run("export", run, "-o", bundle, "--plate-seconds", 2)
     _run("verify", bundle)
     sound = data / "audio.wav"

@@ -44,7 +44,13 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _settings(dataset: Path, steps: int, **changes: object) -> Settings:
     return Settings(
-        str(dataset), "tiny", None, steps, frames_per_step=4, samples_per_step=6_000, **changes  # type: ignore[arg-type]
+        str(dataset),
+        "tiny",
+        None,
+        steps,
+        frames_per_step=4,
+        samples_per_step=6_000,
+        **changes,  # type: ignore[arg-type]
     )
 
 
@@ -113,7 +119,7 @@ def test_a_folder_with_a_run_is_not_overwritten(dataset: Path, tmp_path: Path) -
     train_run(dataset, tmp_path / "run", _settings(dataset, 3), False, "cpu", 1, console)
     with pytest.raises(TrainingError, match="--resume"):
         train_run(dataset, tmp_path / "run", _settings(dataset, 3), False, "cpu", 1, console)
-    with pytest.raises(TrainingError, match="nothing to resume"):
+    with pytest.raises(TrainingError, match=r"run\.json is missing"):
         train_run(dataset, tmp_path / "none", _settings(dataset, 3), True, "cpu", 1, console)
     with pytest.raises(TrainingError, match="choose auto, cpu or cuda"):
         train_run(dataset, tmp_path / "other", _settings(dataset, 3), False, "tpu", 1, console)
@@ -135,8 +141,8 @@ def test_windows_of_a_take_hear_nothing_of_the_next(tmp_path: Path) -> None:
     frames = np.array([5, 29])
     same, cut = one.audio.of(frames), two.audio.of(frames)
     torch.testing.assert_close(same[0], cut[0])
-    assert (cut[1][..., -4:] == -4.0).all()
-    assert (same[1][..., -4:] > -4.0).any()
+    assert (cut[1][..., -3:] == -4.0).all()
+    assert (same[1][..., -3:] > -4.0).any()
 
 
 def test_kernel_encoder_predicts_unseen_frames() -> None:
@@ -146,7 +152,9 @@ def test_kernel_encoder_predicts_unseen_frames() -> None:
     hidden = (hidden - hidden.mean(axis=0)) / hidden.std(axis=0)
     mix = generator.normal(size=(3, spec.n_mels * spec.window_columns))
     windows = torch.from_numpy((hidden @ mix * 0.2).astype(np.float32)).view(600, 1, spec.n_mels, -1)
-    target = torch.from_numpy(np.stack([hidden[:, 0], np.sin(hidden[:, 1]), hidden[:, 2]], 1).astype(np.float32))
+    target = torch.from_numpy(
+        np.stack([hidden[:, 0], np.sin(hidden[:, 1]), hidden[:, 2]], 1).astype(np.float32)
+    )
     encoder = KernelEncoder(spec, 3)
     fit = fit_kernel(encoder, windows, target, np.arange(600), np.zeros(600, np.int64), generator)
     assert fit.error < 0.35

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import wave
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
@@ -47,7 +48,9 @@ def write_tiny_dataset(path: Path, n_frames: int = 75, takes: int = 1, seed: int
         [facing @ np.array([[np.cos(a), 0, np.sin(a)], [0, 1, 0], [-np.sin(a), 0, np.cos(a)]]) for a in turn]
     ).astype(np.float32)
     translation = np.tile(np.array([0.0, 0.0, 0.6], np.float32), (n_frames, 1))
-    opening = np.clip(np.interp(np.arange(n_frames) / 3, np.arange(n_frames), generator.random(n_frames)), 0.1, 1)
+    opening = np.clip(
+        np.interp(np.arange(n_frames) / 3, np.arange(n_frames), generator.random(n_frames)), 0.1, 1
+    )
     points = np.zeros((n_frames, 478, 3), np.float32)
     points[..., :2] = project(camera, rotation, translation, mesh)
     points[:, list(INNER_LIPS), 1] += opening[:, None] * np.linspace(-1, 2, len(INNER_LIPS))
@@ -94,7 +97,7 @@ def write_tiny_dataset(path: Path, n_frames: int = 75, takes: int = 1, seed: int
         "n_frames": n_frames,
         "source": {"name": "ball.mp4", "width": 64, "height": 48},
         "crop": {"x": 8.0, "y": 0.0, "side": 48.0},
-        "takes": [[int(a), int(b)] for a, b in zip(edges[:-1], edges[1:], strict=True)],
+        "takes": [[int(a), int(b)] for a, b in pairwise(edges)],
         "steps": {},
         "warnings": [],
     }

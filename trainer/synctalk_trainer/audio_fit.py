@@ -56,7 +56,9 @@ class _Ridge:
 
     def __init__(self, features: Tensor, target: Tensor, fold: Tensor) -> None:
         """features [n, D], target [n, C], float64; fold [n]."""
-        self.features = torch.cat([features, features.new_ones(len(features), 1)], dim=1)  # the last is the bias
+        self.features = torch.cat(
+            [features, features.new_ones(len(features), 1)], dim=1
+        )  # the last is the bias
         self.fold, self.target = fold, target
         rows = [(self.features[fold == k], target[fold == k]) for k in range(_FOLDS)]
         self.products = [x.T @ x for x, _ in rows]
@@ -89,7 +91,12 @@ class _Ridge:
 
 
 def fit_kernel(
-    encoder: KernelEncoder, windows: Tensor, target: Tensor, frames: Ints, take: Ints, generator: np.random.Generator
+    encoder: KernelEncoder,
+    windows: Tensor,
+    target: Tensor,
+    frames: Ints,
+    take: Ints,
+    generator: np.random.Generator,
 ) -> AudioFit:
     """Fit the encoder's buffers to the training frames.
 
@@ -105,7 +112,9 @@ def fit_kernel(
     encoder.centre.copy_(centre)
     encoder.components.copy_(components / spread)
     directions = torch.from_numpy(generator.standard_normal(encoder.frequencies.shape).astype(np.float32))
-    encoder.phases.copy_(torch.from_numpy(generator.uniform(0, 2 * np.pi, len(encoder.phases)).astype(np.float32)))
+    encoder.phases.copy_(
+        torch.from_numpy(generator.uniform(0, 2 * np.pi, len(encoder.phases)).astype(np.float32))
+    )
     fold = torch.from_numpy(_folds(frames, take))
     wanted = target[frames].double()
     width = _choose_width(encoder, pooled, wanted, fold, directions)

@@ -74,7 +74,9 @@ class Dataset:
         info = _read_info(path)
         n, size = int(info["n_frames"]), int(info["size"])
         landmarks = _read_npz(path, "landmarks.npz", ("points", "valid"))
-        pose = _read_npz(path, "pose.npz", ("rotation", "translation", "focal_px", "centre", "valid", "points_m"))
+        pose = _read_npz(
+            path, "pose.npz", ("rotation", "translation", "focal_px", "centre", "valid", "points_m")
+        )
         expression = _read_npz(path, "expression.npz", ("values",))
         centre = np.asarray(pose["centre"], np.float64).reshape(2)
         picture = (n, size, size)
@@ -105,13 +107,19 @@ def _read_info(path: Path) -> dict[str, Any]:
     try:
         info = json.loads((path / "dataset.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise DatasetError(f"{path} holds no dataset.json: give the folder that `synctalk prepare -o` wrote") from None
+        raise DatasetError(
+            f"{path} holds no dataset.json: give the folder that `synctalk prepare -o` wrote"
+        ) from None
     except ValueError as error:
-        raise DatasetError(f"{path}/dataset.json is damaged ({error}): run `synctalk prepare` again") from None
+        raise DatasetError(
+            f"{path}/dataset.json is damaged ({error}): run `synctalk prepare` again"
+        ) from None
     if not isinstance(info, dict) or info.get("format") != "synctalk-dataset":
         raise DatasetError(f"{path}/dataset.json is not a synctalk dataset")
     if info.get("version", 0) > VERSION:
-        raise DatasetError(f"{path} was written by a newer synctalk (version {info['version']}): update synctalk")
+        raise DatasetError(
+            f"{path} was written by a newer synctalk (version {info['version']}): update synctalk"
+        )
     return info
 
 
@@ -133,12 +141,17 @@ def _map(path: Path, name: str, shape: tuple[int, ...]) -> NDArray[np.uint8]:
     except (ValueError, OSError) as error:
         raise DatasetError(_again(f"{path / name} is damaged ({error})")) from None
     if array.shape != shape or array.dtype != np.uint8:
-        raise DatasetError(_again(f"{path / name} has shape {array.shape} {array.dtype}, expected {shape} uint8"))
-    return array
+        raise DatasetError(
+            _again(f"{path / name} has shape {array.shape} {array.dtype}, expected {shape} uint8")
+        )
+    mapped: NDArray[np.uint8] = array
+    return mapped
 
 
 def _shaped(array: NDArray[Any], shape: tuple[int, ...], name: str) -> Float:
-    matches = array.ndim == len(shape) and all(want in (-1, got) for want, got in zip(shape, array.shape, strict=True))
+    matches = array.ndim == len(shape) and all(
+        want in (-1, got) for want, got in zip(shape, array.shape, strict=True)
+    )
     if not matches:
         raise DatasetError(_again(f"{name} has shape {array.shape}, expected {shape}"))
     return np.ascontiguousarray(array, np.float32)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -35,5 +34,7 @@ def patch_loss(rendered: Tensor, truth: Tensor) -> Tensor:
     for scale in range(3):
         if scale:
             rendered, truth = F.avg_pool2d(rendered, 2), F.avg_pool2d(truth, 2)
-        loss = loss + 0.5 * (1 - structural_similarity(rendered, truth)) + _gradient_difference(rendered, truth)
+        loss = (
+            loss + 0.5 * (1 - structural_similarity(rendered, truth)) + _gradient_difference(rendered, truth)
+        )
     return loss / 3

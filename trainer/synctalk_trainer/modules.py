@@ -79,10 +79,8 @@ def encode_planes(positions: Tensor, tables: Tensor, grid: GridSpec) -> Tensor:
             for corner in range(4):
                 du, dv = corner & 1, corner >> 1
                 u, v = node[:, 0] + du, node[:, 1] + dv
-                if level.is_hashed:
-                    index = (u ^ (v * _HASH_PRIME)) & 0xFFFFFFFF
-                else:
-                    index = u + v * level.resolution
+                hashed = (u ^ (v * _HASH_PRIME)) & 0xFFFFFFFF
+                index = hashed if level.is_hashed else u + v * level.resolution
                 weight_u = fraction[:, 0] if du else 1.0 - fraction[:, 0]
                 weight_v = fraction[:, 1] if dv else 1.0 - fraction[:, 1]
                 entry = tables[plane, level.offset + index % level.size]
@@ -204,9 +202,10 @@ class ConvolutionalEncoder(nn.Module):
     def forward(self, windows: Tensor) -> Tensor:
         """windows: [N, taps, 80, columns] -> condition [N, C]."""
         n, n_taps = windows.shape[:2]
-        taps: Tensor = self.project(self.window(windows.flatten(0, 1))).unflatten(0, (n, n_taps))
+        taps: Tensor = self.project(self.window(windows.flatten(0, 1))).view(n, n_taps, -1)
         weight: Tensor = self.attention(taps.transpose(1, 2))  # [N, taps]
-        return (weight[:, :, None] * taps).sum(dim=1)
+        condition: Tensor = (weight[:, :, None] * taps).sum(dim=1)
+        return condition
 
 
 class KernelEncoder(nn.Module):
@@ -218,7 +217,9 @@ class KernelEncoder(nn.Module):
     def __init__(self, spec: AudioSpec, n_condition: int) -> None:
         super().__init__()
         if spec.n_taps != 1:
-            raise ValueError(f"the kernel encoder sees one window a frame, the spec asks for {spec.n_taps} taps")
+            raise ValueError(
+                f"the kernel encoder sees one window a frame, the spec asks for {spec.n_taps} taps"
+            )
         n_inputs = spec.pooled_bands * spec.window_columns
         self.n_bands = spec.pooled_bands
         self.centre: Tensor
@@ -236,7 +237,9 @@ class KernelEncoder(nn.Module):
 
     def pooled(self, windows: Tensor) -> Tensor:
         """windows: [N, 1, 80, columns] -> [N, bands * columns]."""
-        return windows[:, 0].unflatten(1, (self.n_bands, -1)).mean(dim=2).flatten(1)
+        n, _, n_mels, n_columns = windows.shape
+        bands = windows.view(n, self.n_bands, n_mels // self.n_bands, n_columns)
+        return bands.mean(dim=2).flatten(1)
 
     def features(self, pooled: Tensor) -> Tensor:
         """Random cosine features of pooled windows, [N, cosines]."""
@@ -249,7 +252,11 @@ class KernelEncoder(nn.Module):
 
 def audio_encoder(spec: AudioSpec, n_condition: int) -> ConvolutionalEncoder | KernelEncoder:
     """The audio branch that a spec asks for."""
-    return KernelEncoder(spec, n_condition) if spec.encoder == "kernel" else ConvolutionalEncoder(spec, n_condition)
+    return (
+        KernelEncoder(spec, n_condition)
+        if spec.encoder == "kernel"
+        else ConvolutionalEncoder(spec, n_condition)
+    )
 
 
 class Avatar(nn.Module):

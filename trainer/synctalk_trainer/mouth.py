@@ -28,11 +28,17 @@ def aperture(points: NDArray[np.floating]) -> Float:
     """Opening of the inner lips over the distance of the outer eye corners. points: [N, 478, >=2] -> [N]."""
     opening = np.linalg.norm(points[:, 13, :2] - points[:, 14, :2], axis=-1)
     width = np.linalg.norm(points[:, 33, :2] - points[:, 263, :2], axis=-1)
-    return (opening / width).astype(np.float32)
+    return np.asarray(opening / width, np.float32)
 
 
 def mouth_shape(
-    points: Float, camera: Camera, rotation: Float, translation: Float, mesh_m: Float, valid: NDArray[np.bool_], n: int
+    points: Float,
+    camera: Camera,
+    rotation: Float,
+    translation: Float,
+    mesh_m: Float,
+    valid: NDArray[np.bool_],
+    n: int,
 ) -> Float:
     """The ``n`` first principal components of the mouth's motion, [N, n]; the first has unit deviation, the others less.
 
@@ -44,9 +50,11 @@ def mouth_shape(
     roll = rotation[:, :2, :2] / np.linalg.norm(rotation[:, :2, :2], axis=1, keepdims=True)
     offset = np.einsum("npi,nij->npj", points[:, index, :2] - rest, roll) * per_pixel_m
     first, second = np.array(_SPANS).T
-    spans = np.linalg.norm(points[:, first, :2] - points[:, second, :2], axis=-1) * per_pixel_m[..., 0]  # [N, spans]
+    spans = (
+        np.linalg.norm(points[:, first, :2] - points[:, second, :2], axis=-1) * per_pixel_m[..., 0]
+    )  # [N, spans]
     flat = np.concatenate([offset.reshape(len(points), -1), _SPAN_WEIGHT * spans], axis=1)
     mean = flat[valid].mean(axis=0)
     _, scale, axes = np.linalg.svd(flat[valid] - mean, full_matrices=False)
     unit = scale[0] / np.sqrt(valid.sum())
-    return ((flat - mean) @ axes[:n].T / unit).astype(np.float32)
+    return np.asarray((flat - mean) @ axes[:n].T / unit, np.float32)

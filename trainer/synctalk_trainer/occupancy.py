@@ -49,14 +49,14 @@ def visual_hull(
     mesh_m: NDArray[np.float32],
     keep: float = 0.85,
 ) -> Bools:
-    """Cells that lie inside the (dilated) head mask in a share ``keep`` of the views, and near the face where it is.
+    """Cells that lie inside the (dilated) head mask in a share ``keep`` of the views that see them, and near the face where it is.
 
     rotations [V, 3, 3], translations [V, 3], head_masks [V, S, S], mesh_m [478, 3]. Returns [G, G, G], index [z, y, x];
     computed at half the resolution.
     """
     resolution = spec.occupancy_resolution
     centres = cell_centres(spec, (resolution + 1) // 2).reshape(-1, 3)
-    inside = np.zeros(len(centres), np.float32)
+    inside, n_seen = np.zeros(len(centres), np.float32), np.zeros(len(centres), np.float32)
     margin = max(2, head_masks.shape[1] // 60)
     for rotation, translation, mask in zip(rotations, translations, head_masks, strict=True):
         grown = ndimage.binary_dilation(mask, iterations=margin)
@@ -64,8 +64,8 @@ def visual_hull(
         height, width = mask.shape
         seen = (pixels >= 0).all(axis=1) & (pixels[:, 0] < width) & (pixels[:, 1] < height)
         inside[seen] += grown[pixels[seen, 1], pixels[seen, 0]]
-        inside[~seen] += keep  # a cell outside the picture is neither in nor out
-    hull = inside >= keep * len(head_masks)
+        n_seen += seen
+    hull = (n_seen > 0) & (inside >= keep * n_seen)
     distance, nearest = spatial.cKDTree(mesh_m[:, :2]).query(centres[:, :2])
     before_face = centres[:, 2] - mesh_m[nearest, 2]
     hull &= before_face <= _FRONT_MARGIN_M + distance

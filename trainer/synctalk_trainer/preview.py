@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import cv2
@@ -17,7 +16,7 @@ __all__ = ["compose", "write_preview"]
 def compose(rgba: NDArray[np.float32], behind: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Premultiplied RGBA [H, W, 4] over a picture [H, W, 3] uint8."""
     mixed = rgba[..., :3] * 255 + (1 - rgba[..., 3:]) * behind
-    return (mixed + 0.5).clip(0, 255).astype(np.uint8)
+    return np.asarray((mixed + 0.5).clip(0, 255), np.uint8)
 
 
 def write_preview(run: Run, frames: list[int], path: Path) -> None:
@@ -30,4 +29,4 @@ def write_preview(run: Run, frames: list[int], path: Path) -> None:
     path.parent.mkdir(exist_ok=True)
     temporary = path.with_suffix(".tmp.png")
     cv2.imwrite(str(temporary), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
-    os.replace(temporary, path)
+    temporary.replace(path)

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from synctalk.geometry import Camera, pixel_rays
+from synctalk.geometry import Camera, pixel_rays, project
 from torch import Tensor
 
-from . import field_operator, operators
+from .field_operator import field as fused_field
 from .modules import Field
 from .occupancy import Occupancy
+from .operators import composite, march
 
 __all__ = ["RayBatch", "Rendered", "head_region", "render_head", "render_rays"]
 
@@ -60,13 +61,11 @@ def render_rays(
 ) -> Rendered:
     """Render rays. jitter: [R] in 0..1; condition [frames, C], expression [frames, E], appearance [frames, A]."""
     spec = field.spec
-    samples = operators.march(
-        rays.origins, rays.directions, jitter, occupancy.bits, occupancy.resolution, spec, step_m
-    )
+    samples = march(rays.origins, rays.directions, jitter, occupancy.bits, occupancy.resolution, spec, step_m)
     per_frame = len(rays.origins) // rays.n_frames
     groups = np.ascontiguousarray(samples.offsets[::per_frame])  # [frames + 1]
     positions = torch.from_numpy(samples.positions)
-    log_density, feature = field_operator.field(
+    log_density, feature = fused_field(
         positions,
         groups,
         condition,
@@ -82,7 +81,7 @@ def render_rays(
     if not spec.deferred:
         ray = torch.from_numpy(samples.rays).long()
         feature = field.colour_of(feature, directions[ray], ray_appearance[ray])
-    accumulated, alpha, weights = operators.composite(density, feature, samples.offsets, step_m)
+    accumulated, alpha, weights = composite(density, feature, samples.offsets, step_m)
     if spec.deferred:
         hit = torch.from_numpy(np.flatnonzero(np.diff(samples.offsets)))
         colour = accumulated.new_zeros(len(alpha), 3)
@@ -93,12 +92,14 @@ def render_rays(
     return Rendered(colour, alpha, positions, weights)
 
 
-def head_region(camera: Camera, rotation: Float, translation: Float, field: Field) -> tuple[int, int, int, int]:
+def head_region(
+    camera: Camera, rotation: Float, translation: Float, field: Field
+) -> tuple[int, int, int, int]:
     """The rectangle (x0, y0, x1, y1) of pixels that the box projects into, clipped to the picture."""
-    from synctalk.geometry import project
-
     low, high = np.array(field.spec.box_min_m), np.array(field.spec.box_max_m)
-    corners = np.array([[x, y, z] for x in (low[0], high[0]) for y in (low[1], high[1]) for z in (low[2], high[2])])
+    corners = np.array(
+        [[x, y, z] for x in (low[0], high[0]) for y in (low[1], high[1]) for z in (low[2], high[2])]
+    )
     pixels = project(camera, rotation, translation, corners.astype(np.float32))
     x0, y0 = np.floor(pixels.min(axis=0)).astype(int)
     x1, y1 = np.ceil(pixels.max(axis=0)).astype(int)

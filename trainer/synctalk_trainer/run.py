@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,14 +114,15 @@ class Run:
 
     def condition_of(self, frame: int) -> NDArray[np.float32]:
         """[C]: the condition as the run time uses it, widened by the gain."""
-        return self.condition_mean + self.condition_gain * (self.conditions[frame] - self.condition_mean)
+        spread = self.conditions[frame] - self.condition_mean
+        return np.asarray(self.condition_mean + self.condition_gain * spread, np.float32)
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON under a temporary name and rename."""
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def read_json(path: Path, what: str) -> Any:
@@ -142,7 +142,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     """Write safetensors under a temporary name and rename."""
     temporary = path.with_name(path.name + ".tmp")
     save_file({k: v.detach().contiguous().clone() for k, v in tensors.items()}, temporary)
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def settings_of(path: Path) -> Settings:
@@ -175,7 +175,9 @@ def load_run(path: str | Path, dataset: str | Path | None = None) -> Run:
     path = Path(path)
     settings = settings_of(path)
     spec = Spec.from_dict(read_json(path / "run.json", "run `synctalk train` again")["spec"])
-    progress = read_json(path / "checkpoint.json", "the run has no checkpoint yet: let `synctalk train` go on")
+    progress = read_json(
+        path / "checkpoint.json", "the run has no checkpoint yet: let `synctalk train` go on"
+    )
     tensors = load_file(path / "checkpoint.safetensors")
     data = Dataset.open(dataset if dataset is not None else settings.dataset)
     model = Avatar(spec, len(data.takes), settings.seed)

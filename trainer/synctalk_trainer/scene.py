@@ -117,7 +117,8 @@ class Scene:
         """Pixels [n, 2] (u, v) of a frame, more of them on the face, the mouth and the eyes."""
         region = generator.choice(4, size=n, p=_REGION_SHARES)
         box = self.regions[frame, region]
-        return generator.integers(box[:, :2], box[:, 2:])
+        chosen: Ints = generator.integers(box[:, :2], box[:, 2:])
+        return chosen
 
     def patch(self, frame: int, side: int, generator: np.random.Generator) -> Ints:
         """Pixels [side * side, 2] of one square patch, row by row; half of the patches lie on the mouth."""
@@ -134,7 +135,9 @@ class Scene:
         origins, directions, truth, plate, is_head = [], [], [], [], []
         data = self.dataset
         for frame, uv in zip(frames, pixels, strict=True):
-            o, d = pixel_rays(self.camera, data.rotation[frame], data.translation[frame], uv.astype(np.float32))
+            o, d = pixel_rays(
+                self.camera, data.rotation[frame], data.translation[frame], uv.astype(np.float32)
+            )
             origins.append(o)
             directions.append(d)
             u, v = uv[:, 0], uv[:, 1]

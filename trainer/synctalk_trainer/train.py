@@ -151,9 +151,10 @@ class Trainer:
                     self.save()
                     self.preview()
                     last_save = time.monotonic()
-        finally:
-            if self.clock.step:
-                self.save()
+        except KeyboardInterrupt:
+            self.save()
+            raise
+        self.save()
         self.preview()
 
     def _step(self) -> tuple[float, float, int]:
@@ -168,7 +169,8 @@ class Trainer:
         total = torch.stack(list(losses.values())).sum()
         self.optimiser.zero_grad(set_to_none=True)
         total.backward()  # type: ignore[no-untyped-call]
-        if not math.isfinite(float(total.detach())):
+        # The kernels' ReLU turns NaN into 0, so that the loss alone would hide a broken weight.
+        if not math.isfinite(float(total.detach() + sum(p.detach().sum() for p in self.model.parameters()))):
             raise TrainingError(self._culprit(losses))
         self._update(fraction)
         self.occupancy.observe(rendered.positions, rendered.weights)
@@ -211,7 +213,9 @@ class Trainer:
             "colour": (image - batch.truth).abs().mean(),
             "alpha": 0.05 * (rendered.alpha - batch.is_head).abs().mean(),
             "appearance": 1e-3 * (appearance**2).mean(),
-            "surface": self._surface_weight() * (rendered.weights * (1 - rendered.weights)).sum() / len(batch.truth),
+            "surface": self._surface_weight()
+            * (rendered.weights * (1 - rendered.weights)).sum()
+            / len(batch.truth),
         }
         if is_patch_step:
             side = (len(frames), _PATCH, _PATCH, 3)
@@ -232,13 +236,15 @@ class Trainer:
         with torch.no_grad():
             for kept, now in zip(self.ema.parameters(), self.model.parameters(), strict=True):
                 kept.lerp_(now, 1 - decay)
-            for kept, now in zip(self.ema.buffers(), self.model.buffers(), strict=True):
-                kept.copy_(now)
+            for kept_buffer, buffer in zip(self.ema.buffers(), self.model.buffers(), strict=True):
+                kept_buffer.copy_(buffer)
 
     def _culprit(self, losses: dict[str, Tensor]) -> str:
         """Name what is not finite first: a parameter, a gradient, or a loss."""
-        named = [(f"weights {n}", p) for n, p in self.model.named_parameters()]
-        named += [(f"gradient of {n}", p.grad) for n, p in self.model.named_parameters() if p.grad is not None]
+        named: list[tuple[str, Tensor]] = [(f"weights {n}", p) for n, p in self.model.named_parameters()]
+        named += [
+            (f"gradient of {n}", p.grad) for n, p in self.model.named_parameters() if p.grad is not None
+        ]
         named += [(f"loss {n}", v) for n, v in losses.items()]
         bad = [name for name, value in named if not bool(torch.isfinite(value).all())]
         return (

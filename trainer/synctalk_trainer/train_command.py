@@ -49,7 +49,13 @@ class _Bar:
 
 
 def train_run(
-    dataset: Path, out: Path, settings: Settings, resume: bool, device: str, threads: int | None, console: Console
+    dataset: Path,
+    out: Path,
+    settings: Settings,
+    resume: bool,
+    device: str,
+    threads: int | None,
+    console: Console,
 ) -> Trainer:
     """Train, or go on training, with a progress bar.
 
@@ -65,7 +71,9 @@ def train_run(
         trainer = Trainer(Scene(Dataset.open(dataset), spec), spec, settings, out)
         trainer.resume()
     elif (out / "checkpoint.json").exists():
-        raise TrainingError(f"{out} holds a run already: add --resume to go on with it, or choose another folder")
+        raise TrainingError(
+            f"{out} holds a run already: add --resume to go on with it, or choose another folder"
+        )
     else:
         trainer = start(Scene(Dataset.open(dataset), spec), spec, settings, out)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # being ended saves, too
@@ -89,4 +97,6 @@ def _check_device(device: str) -> None:
     if device not in ("auto", "cpu", "cuda"):
         raise TrainingError(f"unknown device {device!r}: choose auto, cpu or cuda")
     if device == "cuda" and not torch.cuda.is_available():
-        raise TrainingError("--device cuda: PyTorch sees no GPU here; use --device cpu, or run `synctalk doctor`")
+        raise TrainingError(
+            "--device cuda: PyTorch sees no GPU here; use --device cpu, or run `synctalk doctor`"
+        )
