@@ -1,6 +1,6 @@
 """Let an avatar speak a sound file and write an mp4.
 
-    python examples/speak_to_mp4.py may.avatar hello.wav out.mp4
+python examples/speak_to_mp4.py may.avatar hello.wav out.mp4
 """
 
 from __future__ import annotations

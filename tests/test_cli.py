@@ -7,12 +7,13 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
-from fake_avatar import write_tiny_bundle
+import soundfile
+from fake_avatar import SIZE, write_tiny_bundle
 from synctalk import __version__
 from synctalk.audio import frame_count
 from synctalk.cli import DEMO, _load, app, main
 from synctalk.errors import SyncTalkError
-from synctalk.media import read_audio
+from synctalk.media import read_audio, read_video
 from typer.testing import CliRunner
 
 OWN = ("speak", "demo", "info", "verify", "doctor")
@@ -66,15 +67,15 @@ def test_verify_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture
 
 def test_speak_writes_an_mp4(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bundle = write_tiny_bundle(tmp_path / "tiny.avatar")
-    target = tmp_path / "new" / "demo.mp4"
-    code, out, err = _run(capsys, "demo", "--avatar", bundle, "-o", target)
+    sound, target = tmp_path / "short.wav", tmp_path / "new" / "demo.mp4"
+    soundfile.write(sound, read_audio(DEMO / "sentence.wav")[0][:6400], 16_000)
+    code, out, err = _run(capsys, "demo", "--avatar", bundle, "--audio", sound, "-o", target)
     assert code == 0, err
-    assert target.is_file()
+    assert "10 frames" in out
     assert "real time" in out
     assert "What to try next" in out
-    code, out, _ = _run(
-        capsys, "speak", bundle, DEMO / "sentence.wav", "-o", target, "--backend", "native-cpu"
-    )
+    assert read_video(target).shape == (10, SIZE, SIZE, 3)
+    code, out, _ = _run(capsys, "speak", bundle, sound, "-o", target, "--backend", "native-cpu")
     assert code == 0
     assert "native-cpu" in out
 
