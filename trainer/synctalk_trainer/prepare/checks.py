@@ -60,7 +60,8 @@ def check(work: Workspace, seen: Observations) -> None:
     edges = [0, *cuts, n]
     takes = [[first, end] for first, end in itertools.pairwise(edges)]
     at = [(cut / _FPS, cut / _FPS) for cut in cuts]
-    if cuts and min(end - first for first, end in takes) < _SHORTEST_TAKE_S * _FPS:
+    with_face = [end - first for first, end in takes if seen.valid[first:end].any()]
+    if cuts and min(with_face) < _SHORTEST_TAKE_S * _FPS:
         raise MediaError(
             f"the video has cuts at {_times(at)} that leave pieces shorter than {_SHORTEST_TAKE_S:.0f} s. Give one "
             "continuous recording, remove the short pieces, or name the takes yourself by --takes FILE."

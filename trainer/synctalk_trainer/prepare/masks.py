@@ -8,18 +8,16 @@ learned over the clip, and must hang together with the head.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from synctalk_trainer.dataset import HEAD, TORSO
 from synctalk_trainer.prepare.face_mesh import JAW, OVAL, head_axes
-from synctalk_trainer.prepare.models import SELFIE_SEGMENTER, find_model
+from synctalk_trainer.prepare.segmenter import Segmenter
 from synctalk_trainer.prepare.workspace import ArrayWriter, Workspace
 
-__all__ = ["MediaPipeSegmenter", "Segmenter", "run_masks"]
+__all__ = ["run_masks"]
 
 Picture = NDArray[np.uint8]
 Float = NDArray[np.float32]
@@ -30,63 +28,20 @@ _WORK_SIZE = 288
 _SAMPLES = 48
 _BINS = 24
 _EDGE_RADIUS, _EDGE_EPS = 5, 4e-4
+_TUFT, _TUFT_ODDS = 0.15, 6.0
+"""Tufts reach so many face heights out of the head, and are so many times likelier hair than background."""
 _HAIR_ODDS = 1.5
 """Hair's colour must be so many times likelier than skin's and clothes' below the jaw line."""
-
-
-class Segmenter(Protocol):
-    """Tells a person from the background."""
-
-    def person(self, picture: Picture) -> Float:
-        """Probability [H, W] for a picture uint8 [H, W, 3]."""
-        ...
-
-
-class MediaPipeSegmenter:
-    """MediaPipe's selfie segmentation, loaded on first use."""
-
-    def __init__(self, given: Path | None) -> None:
-        self._given = given
-        self._task: Any = None
-
-    def person(self, picture: Picture) -> Float:
-        """Raises: ModelError: no model file."""
-        import mediapipe
-
-        task = self._task or self._load()
-        image = mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=np.ascontiguousarray(picture))
-        mask = task.segment(image).confidence_masks[-1].numpy_view()
-        return np.array(mask, np.float32).reshape(picture.shape[:2])
-
-    def _load(self) -> Any:
-        from mediapipe.tasks.python import BaseOptions, vision
-
-        options = vision.ImageSegmenterOptions(
-            base_options=BaseOptions(model_asset_path=str(find_model(SELFIE_SEGMENTER, self._given))),
-            running_mode=vision.RunningMode.IMAGE,
-            output_confidence_masks=True,
-            output_category_mask=False,
-        )
-        self._task = vision.ImageSegmenter.create_from_options(options)
-        return self._task
-
-    def close(self) -> None:
-        """Free the model."""
-        if self._task is not None:
-            self._task.close()
-            self._task = None
 
 
 @dataclass(frozen=True)
 class _Colours:
     """Colours of hair against those of skin and clothes, over the clip."""
 
-    log_odds: Float
-    """[bins ** 3]: likelihood of hair over the larger one of the others', log, by cell of Lab"""
-
-    def hair_odds(self, picture: Picture) -> Float:
-        """[H, W]"""
-        return np.asarray(self.log_odds[_cells(picture)], np.float32)
+    hair_or_body: Float
+    """[bins ** 3]: log of hair's likelihood over the larger one of skin's and clothes', by cell of Lab"""
+    hair_or_background: Float
+    """[bins ** 3]: the same over the background's"""
 
 
 def _cells(picture: Picture) -> NDArray[np.int32]:
@@ -95,16 +50,13 @@ def _cells(picture: Picture) -> NDArray[np.int32]:
     return np.asarray((cell[..., 0] * _BINS + cell[..., 1]) * _BINS + cell[..., 2], np.int32)
 
 
-def run_masks(work: Workspace, segmenter: Segmenter | None = None) -> None:
+def run_masks(work: Workspace, segmenter: Segmenter) -> None:
     """Write ``masks.npy``."""
-    own = MediaPipeSegmenter(work.options.segmenter) if segmenter is None else None
-    found = segmenter or own
-    assert found is not None
     frames, faces = work.map("frames.npy"), work.arrays("landmarks.npz")
     points = _filled(faces["points"][..., :2], faces["valid"])
     size = frames.shape[1]
     scale = min(1.0, _WORK_SIZE / size)
-    cutter = _Cutter(found, scale)
+    cutter = _Cutter(segmenter, scale)
     n = len(frames)
     chosen = np.flatnonzero(faces["valid"])[:: max(1, int(faces["valid"].sum()) // _SAMPLES)]
     cutter.learn([(frames[i], points[i]) for i in chosen])
@@ -112,19 +64,15 @@ def run_masks(work: Workspace, segmenter: Segmenter | None = None) -> None:
         for i in range(n):
             writer.append(cutter.cut(frames[i], points[i]))
             work.advance((i + 1) / n)
-    if own is not None:
-        own.close()
 
 
 def _filled(points: Float, valid: Flags) -> Float:
     """Points with those of the nearest valid frame where there is no face."""
-    known = np.flatnonzero(valid)
-    nearest = (
-        known[np.abs(np.arange(len(valid))[:, None] - known[None]).argmin(axis=1)]
-        if not valid.all()
-        else slice(None)
-    )
-    return np.asarray(points[nearest], np.float32)
+    known, frames = np.flatnonzero(valid), np.arange(len(valid))
+    after = np.searchsorted(known, frames).clip(max=len(known) - 1)
+    before = (after - 1).clip(min=0)
+    is_nearer = np.abs(known[before] - frames) < np.abs(known[after] - frames)
+    return np.asarray(points[known[np.where(is_nearer, before, after)]], np.float32)
 
 
 class _Cutter:
@@ -149,16 +97,16 @@ class _Cutter:
 
     def learn(self, samples: list[tuple[Picture, Float]]) -> None:
         """Learn the colours of hair, skin and clothes from some frames."""
-        counts = np.zeros((3, _BINS, _BINS, _BINS), np.float32)
+        counts = np.zeros((4, _BINS, _BINS, _BINS), np.float32)
         for picture, points in samples:
             small, xy = self._shrink(picture, points)
-            person = self._person(small) > 0.8
+            person = self._person(small)
             cell = _cells(small)
             for i, region in enumerate(_sure_regions(person, xy)):
                 counts[i] += np.bincount(cell[region], minlength=_BINS**3).reshape(counts[i].shape)
         likelihood = [_smoothed(count) for count in counts]
-        other = np.maximum(likelihood[1], likelihood[2])
-        self._colours = _Colours(np.log((likelihood[0] + 1e-6) / (other + 1e-6)).ravel())
+        body = np.maximum(likelihood[1], likelihood[2])
+        self._colours = _Colours(_log_ratio(likelihood[0], body), _log_ratio(likelihood[0], likelihood[3]))
 
     def cut(self, picture: Picture, points: Float) -> Picture:
         """Labels [S, S] of one frame."""
@@ -167,26 +115,39 @@ class _Cutter:
         above = _above_jaw(xy, small.shape[0])
         head = (person > 0.5) & above
         if self._colours is not None:
+            head |= self._tufts(small, xy, head)
             head |= self._long_hair(small, xy, person > 0.5, head)
-        head = _largest_part(head, xy)
+        head = _whole_head(head, xy)
         side = picture.shape[0]
         soft_person = np.where(_without_crumbs(person > 0.5), person, np.minimum(person, np.float32(0.49)))
         labels = (_enlarged(np.maximum(soft_person, head), side) > 0.5).astype(np.uint8) * np.uint8(TORSO)
         labels[_enlarged(head.astype(np.float32), side) > 0.5] = HEAD
         return labels
 
+    def _tufts(self, picture: Picture, xy: Float, head: Flags) -> Flags:
+        """Hair that stands out from the head where the person mask ends too early: above the eyes, hair's colour."""
+        assert self._colours is not None
+        right, up, height = head_axes(xy)
+        size = picture.shape[0]
+        far, eyes = right * 2 * size, xy[[33, 263]].mean(axis=0)
+        upper = _polygon(
+            np.stack([eyes - far, eyes + far, eyes + far + up * 2 * size, eyes - far + up * 2 * size]), size
+        )
+        reach = np.ones((2 * round(_TUFT * height) + 1,) * 2, np.uint8)
+        near = cv2.dilate(head.astype(np.uint8), reach) > 0
+        odds = self._colours.hair_or_background[_cells(picture)]
+        together = (head | (near & upper & (odds > np.log(_TUFT_ODDS)))).astype(np.uint8)
+        return np.asarray(_part_at(together, xy) & upper, bool)
+
     def _long_hair(self, picture: Picture, xy: Float, person: Flags, head: Flags) -> Flags:
         """Person pixels below the jaw line with hair's colour that hang together with the head."""
         assert self._colours is not None
-        odds = cv2.blur(self._colours.hair_odds(picture), (5, 5))
+        odds = cv2.blur(self._colours.hair_or_body[_cells(picture)], (5, 5))
         candidate = person & ~head & (odds > np.log(_HAIR_ODDS))
         candidate &= ~_throat(xy, picture.shape[0])
         kernel = np.ones((3, 3), np.uint8)
         candidate = cv2.morphologyEx(candidate.astype(np.uint8), cv2.MORPH_OPEN, kernel) > 0
-        together = (candidate | head).astype(np.uint8)
-        _, parts = cv2.connectedComponents(together, connectivity=4)
-        centre = xy.mean(axis=0).round().astype(int).clip(0, picture.shape[0] - 1)
-        return np.asarray(candidate & (parts == parts[centre[1], centre[0]]), bool)
+        return candidate & _part_at((candidate | head).astype(np.uint8), xy)
 
 
 def _guided(guide: Float, values: Float) -> Float:
@@ -206,6 +167,10 @@ def _smoothed(count: Float) -> Float:
 
     smooth: Float = gaussian_filter(count, 0.8)
     return smooth / max(float(smooth.sum()), 1e-9)
+
+
+def _log_ratio(one: Float, other: Float) -> Float:
+    return np.asarray(np.log((one + 1e-6) / (other + 1e-6)).ravel(), np.float32)
 
 
 def _polygon(corners: Float, size: int) -> Flags:
@@ -252,9 +217,9 @@ def _throat(xy: Float, size: int) -> Flags:
     return _polygon(np.asarray(corners, np.float32), size)
 
 
-def _sure_regions(person: Flags, xy: Float) -> tuple[Flags, Flags, Flags]:
-    """Where hair, skin and clothes certainly are."""
-    size = person.shape[0]
+def _sure_regions(probability: Float, xy: Float) -> tuple[Flags, Flags, Flags, Flags]:
+    """Where hair, skin, clothes and background certainly are."""
+    person, size = probability > 0.8, probability.shape[0]
     right, up, height = head_axes(xy)
     oval = _polygon(xy[list(OVAL)].astype(np.float32), size)
     rows, columns = np.mgrid[:size, :size].astype(np.float32)
@@ -267,15 +232,21 @@ def _sure_regions(person: Flags, xy: Float) -> tuple[Flags, Flags, Flags]:
     skin = oval & (along < 0.62 * height)
     throat = inner & (along < -0.05 * height) & (along > -0.2 * height) & (np.abs(across) < 0.15 * height)
     clothes = inner & (along < -0.38 * height)
-    return hair, skin | throat, clothes
+    far = cv2.dilate((probability > 0.1).astype(np.uint8), kernel, iterations=round(0.03 * size)) == 0
+    return hair, skin | throat, clothes, far
 
 
-def _largest_part(mask: Flags, xy: Float) -> Flags:
-    """The part that holds the face, without holes."""
-    _, parts = cv2.connectedComponents(mask.astype(np.uint8), connectivity=4)
+def _part_at(mask: Picture, xy: Float) -> Flags:
+    """The connected part of a mask (0, 1) that holds the face; all of it where the face lies outside."""
+    _, parts = cv2.connectedComponents(mask, connectivity=4)
     centre = xy.mean(axis=0).round().astype(int).clip(0, mask.shape[0] - 1)
     label = parts[centre[1], centre[0]]
-    part = (parts == label) & mask if label else mask
+    return np.asarray(parts == label if label else mask > 0, bool)
+
+
+def _whole_head(mask: Flags, xy: Float) -> Flags:
+    """The part that holds the face, without holes."""
+    part = _part_at(mask.astype(np.uint8), xy)
     outside = np.pad(~part, 1, constant_values=True).astype(np.uint8)
     cv2.floodFill(outside, None, (0, 0), 2)
     return np.asarray(outside[1:-1, 1:-1] != 2, bool)

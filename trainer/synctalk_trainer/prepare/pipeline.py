@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,17 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from synctalk.errors import DatasetError, MediaError
+from synctalk_trainer.prepare.expression import run_expression
 from synctalk_trainer.prepare.landmarks import Landmarker, MediaPipeLandmarker, run_landmarks
+from synctalk_trainer.prepare.masks import run_masks
 from synctalk_trainer.prepare.media import run_media
+from synctalk_trainer.prepare.plate import run_plate
+from synctalk_trainer.prepare.pose import run_pose
+from synctalk_trainer.prepare.report import run_report
+from synctalk_trainer.prepare.segmenter import MediaPipeSegmenter, Segmenter
 from synctalk_trainer.prepare.workspace import Options, Workspace
 
-__all__ = ["STEPS", "Step", "Summary", "prepare"]
+__all__ = ["STEPS", "Detectors", "Step", "Summary", "prepare"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +35,7 @@ class Step:
     version: int
     needs: tuple[str, ...]
     writes: tuple[str, ...]
-    run: Callable[[Workspace, Landmarker], None]
+    run: Callable[[Workspace, Detectors], None]
     options: Callable[[Options], Any] = lambda options: None
     """The options it depends on, as JSON values."""
 
@@ -58,48 +65,48 @@ class Summary:
     warnings: tuple[dict[str, Any], ...]
 
 
-def _plate(work: Workspace, _landmarker: Landmarker) -> None:
-    from synctalk_trainer.prepare.plate import run_plate
+@dataclass(frozen=True)
+class Detectors:
+    """What finds faces and persons; MediaPipe's models unless something else is given."""
 
-    run_plate(work)
-
-
-def _masks(work: Workspace, _landmarker: Landmarker) -> None:
-    from synctalk_trainer.prepare.masks import run_masks
-
-    run_masks(work)
+    landmarker: Landmarker
+    segmenter: Segmenter
 
 
-def _pose(work: Workspace, _landmarker: Landmarker) -> None:
-    from synctalk_trainer.prepare.pose import run_pose
-
-    run_pose(work)
+def _run_media(work: Workspace, detectors: Detectors) -> None:
+    run_media(work, detectors.landmarker)
 
 
-def _expression(work: Workspace, _landmarker: Landmarker) -> None:
-    from synctalk_trainer.prepare.expression import run_expression
-
-    run_expression(work)
+def _run_landmarks(work: Workspace, detectors: Detectors) -> None:
+    run_landmarks(work, detectors.landmarker)
 
 
-def _report(work: Workspace, _landmarker: Landmarker) -> None:
-    from synctalk_trainer.prepare.report import run_report
-
-    run_report(work)
+def _run_masks(work: Workspace, detectors: Detectors) -> None:
+    run_masks(work, detectors.segmenter)
 
 
 def _takes(options: Options) -> str | None:
-    return None if options.takes is None else hashlib.sha256(options.takes.read_bytes()).hexdigest()
+    if options.takes is None:
+        return None
+    if not options.takes.is_file():
+        raise MediaError(f"no such file: {options.takes}. Give --takes a JSON file, or leave it out.")
+    return hashlib.sha256(options.takes.read_bytes()).hexdigest()
 
 
 STEPS: tuple[Step, ...] = (
-    Step("media", 1, (), ("frames.npy", "audio.wav"), run_media, lambda options: options.size),
-    Step("landmarks", 1, ("media",), ("landmarks.npz",), run_landmarks, _takes),
-    Step("masks", 1, ("landmarks",), ("masks.npy",), _masks),
-    Step("plate", 1, ("masks",), ("background.png", "plates.npy"), _plate),
-    Step("pose", 1, ("landmarks",), ("pose.npz",), _pose),
-    Step("expression", 1, ("landmarks",), ("expression.npz",), _expression),
-    Step("report", 1, ("masks", "plate", "pose", "expression"), ("report.html",), _report),
+    Step("media", 1, (), ("frames.npy", "audio.wav"), _run_media, lambda options: options.size),
+    Step("landmarks", 1, ("media",), ("landmarks.npz",), _run_landmarks, _takes),
+    Step("masks", 1, ("landmarks",), ("masks.npy",), _run_masks),
+    Step("plate", 1, ("masks",), ("background.png", "plates.npy"), lambda work, _: run_plate(work)),
+    Step("pose", 1, ("landmarks",), ("pose.npz",), lambda work, _: run_pose(work)),
+    Step("expression", 1, ("landmarks",), ("expression.npz",), lambda work, _: run_expression(work)),
+    Step(
+        "report",
+        1,
+        ("masks", "plate", "pose", "expression"),
+        ("report.html",),
+        lambda work, _: run_report(work),
+    ),
 )
 """All steps, in order."""
 
@@ -111,7 +118,7 @@ def prepare(
     steps: tuple[str, ...] = (),
     force: bool = False,
     console: Console | None = None,
-    landmarker: Landmarker | None = None,
+    detectors: Detectors | None = None,
 ) -> Summary:
     """Make a dataset, or bring one up to date.
 
@@ -126,13 +133,15 @@ def prepare(
         names = ", ".join(step.name for step in STEPS)
         raise DatasetError(f"unknown step {', '.join(unknown)}: choose from {names}")
     work = Workspace.open(folder, video, options or Options())
-    found = landmarker or MediaPipeLandmarker(work.options.landmarker)
     wanted = _wanted(steps)
     source = _source_digest(work)
     keys: dict[str, str] = {}
     done, kept = [], []
     columns = (TextColumn("{task.description:<11}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as progress:
+    with (
+        nullcontext(detectors) if detectors else _mediapipe(work.options) as found,
+        Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as progress,
+    ):
         for step in STEPS:
             keys[step.name] = step.key(work, keys, source)
             if step.name not in wanted:
@@ -146,10 +155,19 @@ def prepare(
             _run(work, step, keys[step.name], found)
             progress.update(task, completed=1.0)
             done.append(step.name)
-    if landmarker is None and isinstance(found, MediaPipeLandmarker):
-        found.close()
     warnings = tuple(work.info["warnings"])
     return Summary(folder, work.n_frames, work.size, tuple(done), tuple(kept), warnings)
+
+
+@contextmanager
+def _mediapipe(options: Options) -> Iterator[Detectors]:
+    """MediaPipe's models, loaded when they are first asked for."""
+    landmarker, segmenter = MediaPipeLandmarker(options.landmarker), MediaPipeSegmenter(options.segmenter)
+    try:
+        yield Detectors(landmarker, segmenter)
+    finally:
+        landmarker.close()
+        segmenter.close()
 
 
 def _wanted(steps: tuple[str, ...]) -> set[str]:
@@ -179,11 +197,12 @@ def _is_current(work: Workspace, step: Step, key: str) -> bool:
     return noted.get("key") == key and all((work.folder / name).exists() for name in step.writes)
 
 
-def _run(work: Workspace, step: Step, key: str, landmarker: Landmarker) -> None:
-    work.info["steps"].pop(step.name, None)
+def _run(work: Workspace, step: Step, key: str, detectors: Detectors) -> None:
+    if work.info["steps"].pop(step.name, None):
+        work.save()  # stopped half-way, the step counts as not done
     work.forget_warnings(step.name)
     started = time.perf_counter()
-    step.run(work, landmarker)
+    step.run(work, detectors)
     seconds = round(time.perf_counter() - started, 2)
     work.info["steps"][step.name] = {"version": step.version, "key": key, "seconds": seconds}
     work.save()

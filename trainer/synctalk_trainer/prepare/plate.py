@@ -26,6 +26,10 @@ _LEAST_SEEN = 3
 _UNSEEN = np.uint16(1000)
 _EDGE = 0.012
 """The head is grown by this share of the picture, for hair that the mask has missed."""
+_CLEAR = 0.025
+"""The background is looked for so far from the person only, as a share of the picture: hair leaves traces."""
+_SKIN_SPREAD = 50.0
+"""Levels by which the neck's colour varies: collars differ by more."""
 _SHADOW, _SOURCE, _CONTINUE = 0.09, 0.05, 0.35
 """In face heights: the chin's shadow, the band below it that gives the colours, and how far up the neck is painted."""
 
@@ -54,7 +58,7 @@ def background_of(frames: Picture, masks: Picture) -> Picture:
     """
     n, size = masks.shape[:2]
     chosen = np.unique(np.linspace(0, n - 1, min(n, _SAMPLES)).astype(int))
-    kernel = np.ones((2 * round(_EDGE * size) + 1,) * 2, np.uint8)
+    kernel = np.ones((2 * round(_CLEAR * size) + 1,) * 2, np.uint8)
     person = np.stack([cv2.dilate((masks[i] > 0).astype(np.uint8), kernel) > 0 for i in chosen])
     result = np.zeros((size, size, 3), np.uint8)
     seen = (~person).sum(axis=0)
@@ -109,7 +113,7 @@ def paint_out(frame: Picture, mask: Picture, background: Picture, face_height: f
 def _below_head(
     frame: Picture, head: Flags, torso: Flags, shadow: int, band: int
 ) -> tuple[NDArray[np.int64], Float, Float]:
-    """For each column: the head's lowest row, the colour under its shadow [S, 3], and 1 where a torso hangs on it."""
+    """For each column: the head's lowest row, the neck's colour below it [S, 3], and 1 where the neck hangs on it."""
     size = head.shape[0]
     bottom = np.where(head.any(axis=0), size - 1 - head[::-1].argmax(axis=0), -size)
     rows = bottom[None] + 1 + np.arange(shadow + band)[:, None]  # [shadow + band, S]
@@ -117,10 +121,20 @@ def _below_head(
     rows = rows.clip(0, size - 1)
     columns = np.arange(size)[None]
     is_torso = torso[rows, columns] & inside
-    weight = is_torso[shadow:].astype(np.float32)
-    attached = (is_torso[:2].any(axis=0) & (weight.sum(axis=0) > 0)).astype(np.float32)
-    colours = frame[rows[shadow:], columns].astype(np.float32)
-    mean = (colours * weight[..., None]).sum(axis=0) / np.maximum(weight.sum(axis=0), 1)[:, None]
-    spread = cv2.GaussianBlur((mean * attached[:, None])[None], (0, 0), 0.01 * size)[0]
-    amount = cv2.GaussianBlur(attached[None], (0, 0), 0.01 * size)[0]
-    return bottom, np.asarray(spread / np.maximum(amount, 1e-3)[:, None], np.float32), attached
+    colours = frame[rows, columns].astype(np.float32)  # [shadow + band, S, 3]
+    centre = float(np.median(np.nonzero(head)[1])) if head.any() else size / 2
+    throat = is_torso & (np.abs(columns - centre) < 2 * shadow)
+    usual = np.median(colours[throat], axis=0) if throat.any() else np.zeros(3, np.float32)
+    far = np.linalg.norm(colours - usual, axis=-1) / _SKIN_SPREAD
+    is_neck = is_torso * np.exp(-(far**2))
+    weight = is_neck * np.minimum((np.arange(shadow + band)[:, None] + 1) / shadow, 1.0)
+    attached = is_torso[:2].any(axis=0) & (is_neck[:shadow].sum(axis=0) > 0.15 * shadow)
+    total = (weight.sum(axis=0) * attached).astype(np.float32)
+    summed = (colours * weight[..., None]).sum(axis=0) * attached[:, None]
+    spread = cv2.GaussianBlur(summed.astype(np.float32)[None], (0, 0), 0.01 * size)[0]
+    amount = cv2.GaussianBlur(total[None], (0, 0), 0.01 * size)[0]
+    return (
+        bottom,
+        np.asarray(spread / np.maximum(amount, 1e-6)[:, None], np.float32),
+        attached.astype(np.float32),
+    )

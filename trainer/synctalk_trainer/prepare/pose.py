@@ -21,7 +21,7 @@ Flags = NDArray[np.bool_]
 _EYES_M = 0.0889
 _FLIP = np.diag([1.0, -1.0, -1.0])
 """Head axes (y up, z out of the face) of a face that looks into the camera (y down, z forward)."""
-_SEARCH_FRAMES = 300
+_SEARCH_FRAMES = 120
 _FOCALS = tuple(np.geomspace(1.2, 8.0, 12))
 """Focal lengths tried, in picture sides."""
 _FLAT = 0.10

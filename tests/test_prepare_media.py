@@ -1,0 +1,146 @@
+"""Video and sound come out in step, whatever the container says about time."""
+
+from __future__ import annotations
+
+import wave
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fake_faces import FakeLandmarker, FakeSegmenter, draw_person, read_code, write_video
+from rich.console import Console
+from synctalk.errors import MediaError
+from synctalk_trainer.prepare import Options, prepare
+from synctalk_trainer.prepare.crop import crop_around
+from synctalk_trainer.prepare.media import nearest_pictures
+from synctalk_trainer.prepare.pipeline import Detectors
+
+QUIET = Console(quiet=True)
+SIZE = 160
+
+
+def people(n: int, size: int = SIZE, face: float = 75.0) -> list[np.ndarray]:
+    return [draw_person(size, size / 2, size / 2, face, k % 256) for k in range(n)]
+
+
+def codes_of(folder: Path) -> list[int]:
+    return [read_code(frame) for frame in np.load(folder / "frames.npy")]
+
+
+def media(video: Path, folder: Path) -> list[int]:
+    detectors = Detectors(FakeLandmarker(), FakeSegmenter())
+    prepare(video, folder, Options(size=SIZE), ("media",), console=QUIET, detectors=detectors)
+    return codes_of(folder)
+
+
+def shown(times: list[float], start: float, limit: float) -> list[tuple[int, float]]:
+    tiny = np.zeros((1, 1, 3), np.uint8)
+    return [(k, time) for k, time, _ in nearest_pictures(((t, tiny) for t in times), start, limit)]
+
+
+def test_each_frame_shows_the_nearest_picture() -> None:
+    times = [k / 30 for k in range(60)]
+    found = shown(times, 0.0, 2.0)
+    assert [k for k, _ in found] == list(range(50))
+    for k, time in found:
+        assert abs(time - k / 25) <= min(abs(t - k / 25) for t in times) + 1e-9
+
+
+def test_frames_before_the_first_picture_are_left_out() -> None:
+    assert shown([0.08 + k / 25 for k in range(10)], 0.0, 9.0)[0] == (2, 0.08)
+
+
+def test_pictures_before_the_sound_are_left_out() -> None:
+    assert shown([k / 25 for k in range(20)], 0.2, 9.0)[0] == (0, pytest.approx(0.2))
+
+
+def test_a_held_picture_is_repeated() -> None:
+    found = shown([0.0, 0.04, 0.4, 0.44], 0.0, 9.0)
+    assert [k for k, _ in found] == list(range(12))
+    assert [time for _, time in found][:6] == [0.0, 0.04, 0.04, 0.04, 0.04, 0.04]
+
+
+def test_constant_rate_at_25_keeps_every_frame(tmp_path: Path) -> None:
+    video = write_video(tmp_path / "a.mkv", people(130))
+    assert media(video, tmp_path / "d") == list(range(130))
+
+
+def test_30_fps_pairs_frames_by_time(tmp_path: Path) -> None:
+    video = write_video(tmp_path / "a.mkv", people(165), fps=30)
+    codes = media(video, tmp_path / "d")
+    assert len(codes) == 138
+    assert all(abs(code / 30 - k / 25) <= 0.5 / 30 + 0.001 for k, code in enumerate(codes))
+
+
+def test_variable_rate_pairs_frames_by_time(tmp_path: Path) -> None:
+    steps = np.random.default_rng(0).uniform(0.02, 0.06, 150)
+    times = [round(float(t), 3) for t in np.concatenate([[0], np.cumsum(steps)])]
+    video = write_video(tmp_path / "a.mkv", people(len(times)), times)
+    codes = media(video, tmp_path / "d")
+    for k, code in enumerate(codes):
+        assert abs(times[code] - k / 25) <= min(abs(t - k / 25) for t in times) + 0.002
+
+
+def test_late_video_starts_the_dataset_later(tmp_path: Path) -> None:
+    times = [0.08 + k / 25 for k in range(140)]
+    video = write_video(tmp_path / "a.mkv", people(140), times, sound_s=5.68)
+    codes = media(video, tmp_path / "d")
+    assert codes[:3] == [0, 1, 2]
+    with wave.open(str(tmp_path / "d/audio.wav")) as file:
+        samples = np.frombuffer(file.readframes(file.getnframes()), "<i2")
+    click = int(np.abs(samples[8000:24_000].astype(int)).argmax()) + 8000
+    assert abs(click - (16_000 - 2 * 640)) <= 2
+
+
+def test_late_sound_drops_the_pictures_before_it(tmp_path: Path) -> None:
+    video = write_video(tmp_path / "a.mkv", people(150), sound_at_s=0.4)
+    assert media(video, tmp_path / "d")[:3] == [10, 11, 12]
+
+
+def test_silent_video_is_refused(tmp_path: Path) -> None:
+    video = write_video(tmp_path / "a.mkv", people(130), sound_s=0)
+    with pytest.raises(MediaError, match="no audio stream"):
+        media(video, tmp_path / "d")
+
+
+def test_short_video_is_refused(tmp_path: Path) -> None:
+    video = write_video(tmp_path / "a.mkv", people(60))
+    with pytest.raises(MediaError, match=r"2\.4 s .* at least 5 s"):
+        media(video, tmp_path / "d")
+
+
+def test_short_sound_is_warned_of(tmp_path: Path) -> None:
+    video = write_video(tmp_path / "a.mkv", people(190), sound_s=5.5)
+    detectors = Detectors(FakeLandmarker(), FakeSegmenter())
+    done = prepare(video, tmp_path / "d", Options(size=SIZE), ("media",), console=QUIET, detectors=detectors)
+    assert done.n_frames == 138
+    assert [warning["code"] for warning in done.warnings] == ["short_audio"]
+
+
+def test_no_face_is_refused(tmp_path: Path) -> None:
+    video = write_video(tmp_path / "a.mkv", [np.full((SIZE, SIZE, 3), 90, np.uint8)] * 130)
+    with pytest.raises(MediaError, match="no face was found anywhere"):
+        media(video, tmp_path / "d")
+
+
+def test_small_face_is_refused(tmp_path: Path) -> None:
+    video = write_video(tmp_path / "a.mkv", people(130, face=40))
+    with pytest.raises(MediaError, match="pixels high"):
+        media(video, tmp_path / "d")
+
+
+def test_damaged_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(bytes(range(256)) * 40)
+    with pytest.raises(MediaError, match="intact"):
+        media(tmp_path / "a.mp4", tmp_path / "d")
+    with pytest.raises(MediaError, match="no such file"):
+        media(tmp_path / "missing.mp4", tmp_path / "d")
+
+
+def test_square_head_shot_is_kept_whole_and_a_wide_picture_is_cropped() -> None:
+    boxes = np.tile(np.array([90, 80, 190, 214], np.float32), (5, 1))
+    assert crop_around(boxes, 280, 280).side == 280
+    wide = crop_around(boxes + 400, 1920, 1080)
+    assert 250 < wide.side < 330
+    assert wide.x < 490 < 590 < wide.x + wide.side
+    assert wide.y < 480 < 614 < wide.y + wide.side
