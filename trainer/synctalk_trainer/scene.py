@@ -24,6 +24,8 @@ Ints = NDArray[np.int64]
 
 _EYES = (33, 133, 159, 145, 263, 362, 386, 374, 70, 105, 336, 300)
 _HEAD_LABEL = 2
+_PAINTED = 10
+"""A plate that differs from the picture by more than this was painted there (of 255)."""
 _REGION_SHARES = (0.40, 0.28, 0.20, 0.12)
 """Share of the rays drawn in: the head's rectangle, the face's, the mouth's, the eyes'."""
 
@@ -39,7 +41,8 @@ class Batch:
     """[R, 3] in 0..1: what is behind the head; outside the head mask the picture itself, so that the head has no reason
     to reach out there and explain where the plate was painted"""
     is_head: Tensor
-    """[R] 1 inside the head mask"""
+    """[R] 1 where the head must be: inside its mask, and beside it where painting it out changed the picture (the chin's
+    shadow, loose hair)"""
 
 
 class AudioWindows:
@@ -141,9 +144,11 @@ class Scene:
             origins.append(o)
             directions.append(d)
             u, v = uv[:, 0], uv[:, 1]
-            truth.append(data.frames[frame, v, u])
-            plate.append(data.plates[frame, v, u])
-            is_head.append(data.masks[frame, v, u] == _HEAD_LABEL)
+            seen, painted = data.frames[frame, v, u], data.plates[frame, v, u]
+            changed = np.abs(seen.astype(np.int16) - painted).max(axis=-1) > _PAINTED
+            truth.append(seen)
+            plate.append(painted)
+            is_head.append((data.masks[frame, v, u] == _HEAD_LABEL) | changed)
         inside = torch.from_numpy(np.concatenate(is_head))
         colours = torch.from_numpy(np.concatenate(truth)).float() / 255
         behind = torch.from_numpy(np.concatenate(plate)).float() / 255
