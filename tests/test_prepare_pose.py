@@ -33,23 +33,20 @@ def degrees(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def test_poses_are_recovered() -> None:
-    points, rotation, translation = seen(120, 0.3)
+    points, rotation, translation = seen(60, 0.3)
     fit = fit_poses(points, SIZE)
     assert degrees(fit.rotation, rotation).mean() < 1.0
-    assert (
-        np.linalg.norm(fit.points_m[33] - fit.points_m[263]) == np.float64(0.0889).round(4)
-        or abs(np.linalg.norm(fit.points_m[33] - fit.points_m[263]) - 0.0889) < 1e-6
-    )
+    assert abs(np.linalg.norm(fit.points_m[33] - fit.points_m[263]) - 0.0889) < 1e-6
     scale = FOCAL / translation[:, 2]
     assert np.abs(fit.focal_px / fit.translation[:, 2] / scale - 1).max() < 0.03
 
 
 def test_smoothing_lowers_jitter_without_lag() -> None:
-    points, rotation, _ = seen(120, 0.8)
+    points, rotation, _ = seen(60, 0.8)
     fit = fit_poses(points, SIZE)
-    valid = np.ones(120, bool)
+    valid = np.ones(60, bool)
     turned, _, window = smooth_poses(
-        fit.rotation, fit.translation, points.astype(np.float32), valid, fit, SIZE, [(0, 120)]
+        fit.rotation, fit.translation, points.astype(np.float32), valid, fit, SIZE, [(0, 60)]
     )
     assert window >= 5
     assert degrees(turned[1:], turned[:-1]).std() <= degrees(fit.rotation[1:], fit.rotation[:-1]).std()

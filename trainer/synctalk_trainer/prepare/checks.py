@@ -25,7 +25,7 @@ _TWO_PEOPLE = 0.2
 _SHORTEST_TAKE_S = 2.0
 _JUMP = 0.10
 """A face that moves further than this share of its height within a frame has jumped."""
-_CHANGE = 6.0
+_CHANGE = 2.5
 """Grey levels by which a cut changes the picture at least, on average ..."""
 _TIMES_USUAL = 6.0
 """... and how many times the usual change around it."""

@@ -241,8 +241,10 @@ def _refine_shape(
         residual = focal * seen[..., :2] / seen[..., 2:] - target
         columns = _jacobian(seen, focal) @ rotation[:, None]  # [N, K, 2, 3]
         weighted = columns * _weights(residual, delta)[..., None, None]
-        normal = np.einsum("nkai,nkaj->kij", weighted, columns)
-        slope = np.einsum("nkai,nka->ki", weighted, residual)
+        k = shape.shape[0]
+        left = weighted.transpose(1, 3, 0, 2).reshape(k, 3, -1)
+        normal = left @ columns.transpose(1, 0, 2, 3).reshape(k, -1, 3)
+        slope = (left @ residual.transpose(1, 0, 2).reshape(k, -1, 1))[..., 0]
         hold = _HOLD * np.einsum("kii->k", normal)[:, None, None] * np.eye(3)
         shape = (
             shape
