@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import wave
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from synctalk_trainer.prepare import Options, prepare
 from synctalk_trainer.prepare.crop import crop_around
 from synctalk_trainer.prepare.media import nearest_pictures
 from synctalk_trainer.prepare.pipeline import Detectors
+from synctalk_trainer.prepare.source import decode_frames
 
 QUIET = Console(quiet=True)
 SIZE = 160
@@ -95,6 +97,17 @@ def test_late_video_starts_the_dataset_later(tmp_path: Path) -> None:
 def test_late_sound_drops_the_pictures_before_it(tmp_path: Path) -> None:
     video = write_video(tmp_path / "a.mkv", people(150), sound_at_s=0.4)
     assert media(video, tmp_path / "d")[:3] == [10, 11, 12]
+
+
+def test_display_matrix_turns_the_pictures(tmp_path: Path) -> None:
+    lying = [np.ascontiguousarray(np.rot90(picture)) for picture in people(3)]
+    video = write_video(tmp_path / "a.mp4", lying, sound_s=0)
+    upright, quarter = ([1, 0, 0, 0, 1, 0, 0, 0, 0x4000], [0, 1, 0, -1, 0, 0, SIZE, 0, 0x4000])
+    before, after = (struct.pack(">9i", *(v << 16 for v in matrix)) for matrix in (upright, quarter))
+    content = video.read_bytes()
+    at = content.index(before, content.index(b"tkhd"))
+    video.write_bytes(content[:at] + after + content[at + 36 :])
+    assert [read_code(picture) for _, picture in decode_frames(video)] == [0, 1, 2]
 
 
 def test_silent_video_is_refused(tmp_path: Path) -> None:
