@@ -133,7 +133,7 @@ class AudioSpec:
     encoder: Literal["kernel", "ave"] = "kernel"
     """``kernel``: principal components of the window, random cosine features, a linear read-out, fitted in closed
     form; ``ave``: the published convolutional topology with attention over taps, learned with the field."""
-    pooled_bands: int = 20
+    pooled_bands: int = 40
     """``kernel``: mel bins are averaged to so many bands first."""
     components: int = 64
     """``kernel``: principal components of the pooled window."""

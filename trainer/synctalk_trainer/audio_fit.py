@@ -1,7 +1,8 @@
 """Fits the kernel encoder in closed form: mel window -> shape of the mouth, as principal components.
 
 A window of 24 mel columns goes through its principal components and random cosine features (a Gaussian kernel) into
-ridge regression. The kernel's width and each component's ridge are chosen by cross-validation over takes or stretches of the clip,
+ridge regression. The kernel's width, how far around the frame
+it listens, and each component's ridge are chosen by cross-validation over takes or stretches of the clip,
 which also gives, for every training frame, a prediction by a machine that never saw its stretch: the field is
 trained on these, so that it meets the same errors in training as with new speech.
 Source: Rahimi and Recht 2007 (random features); Wolpert 1992 (stacking).
@@ -23,14 +24,20 @@ __all__ = ["AudioFit", "fit_kernel"]
 Ints = NDArray[np.int64]
 
 _FOLDS = 8
-_WIDTHS = (0.3, 0.45, 0.7)
-_RIDGES = (3.0, 10.0, 30.0, 100.0, 300.0)
+_WIDTHS = (0.3, 0.45)
+_REACHES = (6.0, 30.0)
+"""Decay of a window's columns around the frame, in columns: the sound at hand, or all of the window"""
+_FRAME_AT = 2 / 3
+"""Where in the window the frame's own time lies."""
+_RIDGES = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 
 
 @dataclass(frozen=True)
 class AudioFit:
     """What cross-validation says of the fit."""
 
+    reach: float
+    """Columns around the frame that count, see ``_REACHES``"""
     width: float
     ridges: tuple[float, ...]
     error: float
@@ -103,21 +110,14 @@ def fit_kernel(
     windows: [N, 1, 80, columns] of all frames; target: [N, C]; frames: [n] those to fit; take: [N].
     """
     pooled = encoder.pooled(windows[frames])
-    centre = pooled.mean(dim=0)
-    _, _, axes = torch.linalg.svd((pooled - centre)[:: max(1, len(frames) // 3000)], full_matrices=False)
-    n_components = min(encoder.components.shape[1], len(axes))
-    components = torch.zeros_like(encoder.components)
-    components[:, :n_components] = axes[:n_components].T
-    spread = ((pooled - centre) @ components).std(dim=0).max()
-    encoder.centre.copy_(centre)
-    encoder.components.copy_(components / spread)
     directions = torch.from_numpy(generator.standard_normal(encoder.frequencies.shape).astype(np.float32))
     encoder.phases.copy_(
         torch.from_numpy(generator.uniform(0, 2 * np.pi, len(encoder.phases)).astype(np.float32))
     )
     fold = torch.from_numpy(_folds(frames, take))
     wanted = target[frames].double()
-    width = _choose_width(encoder, pooled, wanted, fold, directions)
+    reach, width = _choose(encoder, pooled, wanted, fold, directions)
+    _set_components(encoder, pooled, reach)
     encoder.frequencies.copy_(directions * width)
     regression = _Ridge(encoder.features(pooled).double(), wanted, fold)
     unseen, ridges = regression.best_unseen(_RIDGES)
@@ -126,6 +126,7 @@ def fit_kernel(
     encoder.bias.copy_(weights[-1])
     first = torch.stack([unseen[:, 0], wanted[:, 0]])
     return AudioFit(
+        reach,
         width,
         ridges,
         float(_errors(unseen, wanted).sum() / wanted.var(dim=0).sum()),
@@ -140,15 +141,35 @@ def _errors(predicted: Tensor, truth: Tensor) -> Tensor:
     return ((predicted - truth) ** 2).mean(dim=0)
 
 
-def _choose_width(
+def _set_components(encoder: KernelEncoder, pooled: Tensor, reach: float) -> None:
+    """Set the encoder's principal components, of windows faded by a Gaussian around the frame's own time."""
+    n_columns = pooled.shape[1] // encoder.n_bands
+    distance = torch.arange(n_columns) + 0.5 - n_columns * _FRAME_AT
+    fade = torch.exp(-((distance / reach) ** 2)).repeat(encoder.n_bands).clamp(min=1e-6)
+    faded = pooled * fade
+    centre = faded.mean(dim=0)
+    _, _, axes = torch.linalg.svd((faded - centre)[:: max(1, len(pooled) // 3000)], full_matrices=False)
+    n_components = min(encoder.components.shape[1], len(axes))
+    components = torch.zeros_like(encoder.components)
+    components[:, :n_components] = axes[:n_components].T
+    spread = ((faded - centre) @ components).std(dim=0).max()
+    encoder.centre.copy_(centre / fade)
+    encoder.components.copy_(components * fade[:, None] / spread)
+
+
+def _choose(
     encoder: KernelEncoder, pooled: Tensor, wanted: Tensor, fold: Tensor, directions: Tensor
-) -> float:
-    """The kernel width with the least cross-validated error, tried on a quarter of the cosines."""
+) -> tuple[float, float]:
+    """Reach and kernel width with the least cross-validated error, tried on a quarter of the cosines."""
     n_tried = max(64, len(encoder.phases) // 4)
-    errors = []
-    for width in _WIDTHS:
-        projected = (pooled - encoder.centre) @ encoder.components @ (directions[:, :n_tried] * width)
-        regression = _Ridge(torch.cos(projected + encoder.phases[:n_tried]).double(), wanted, fold)
-        scaled = tuple(ridge * n_tried / len(encoder.phases) for ridge in _RIDGES)
-        errors.append(float(_errors(regression.best_unseen(scaled)[0], wanted).sum()))
-    return _WIDTHS[int(np.argmin(errors))]
+    best = (float("inf"), _REACHES[0], _WIDTHS[0])
+    for reach in _REACHES:
+        _set_components(encoder, pooled, reach)
+        reduced = (pooled - encoder.centre) @ encoder.components
+        for width in _WIDTHS:
+            projected = reduced @ (directions[:, :n_tried] * width)
+            regression = _Ridge(torch.cos(projected + encoder.phases[:n_tried]).double(), wanted, fold)
+            scaled = tuple(ridge * n_tried / len(encoder.phases) for ridge in _RIDGES)
+            error = float(_errors(regression.best_unseen(scaled)[0], wanted).sum())
+            best = min(best, (error, reach, width))
+    return best[1], best[2]

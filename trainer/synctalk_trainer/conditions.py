@@ -54,6 +54,13 @@ class Conditions(Protocol):
         """The inverse of ``state``."""
 
 
+def _heard(model: Avatar, scene: Scene, frames: Ints, n_parts: int) -> Tensor:
+    """Conditions of frames, in parts, wherever the model is; [n, C] on the CPU."""
+    device = model.appearance.device
+    parts = [part for part in np.array_split(frames, n_parts) if len(part)]
+    return torch.cat([model.audio(scene.audio.of(part).to(device)).cpu() for part in parts])
+
+
 class FittedConditions:
     """The mouth's shape, and its prediction by the kernel encoder."""
 
@@ -87,6 +94,7 @@ class FittedConditions:
             "error": fit.error,
             "gain": fit.gain,
             "kernel_width": fit.width,
+            "reach": fit.reach,
         }
 
     def draw(self, frames: Ints, fraction: float, generator: np.random.Generator) -> Tensor:
@@ -96,7 +104,7 @@ class FittedConditions:
     @torch.no_grad()
     def predict(self, model: Avatar) -> Tensor:
         frames = np.arange(self._scene.dataset.n_frames)
-        return torch.cat([model.audio(self._scene.audio.of(part)) for part in np.array_split(frames, 16)])
+        return _heard(model, self._scene, frames, 16)
 
     def typical(self, frames: Ints, predicted: Tensor) -> Tensor:
         return self._truth[frames].mean(dim=0)
@@ -118,7 +126,7 @@ class LearnedConditions:
         self.figures: dict[str, float] = {}
 
     def draw(self, frames: Ints, fraction: float, generator: np.random.Generator) -> Tensor:
-        condition: Tensor = self._model.audio(self._scene.audio.of(frames))
+        condition: Tensor = self._model.audio(self._scene.audio.of(frames).to(self._model.appearance.device))
         return condition
 
     @torch.no_grad()
@@ -126,9 +134,9 @@ class LearnedConditions:
         was_training = model.training
         model.eval()
         frames = np.arange(self._scene.dataset.n_frames)
-        parts = [model.audio(self._scene.audio.of(part)) for part in np.array_split(frames, 64) if len(part)]
+        heard = _heard(model, self._scene, frames, 64)
         model.train(was_training)
-        return torch.cat(parts)
+        return heard
 
     def typical(self, frames: Ints, predicted: Tensor) -> Tensor:
         return predicted[frames].mean(dim=0)

@@ -6,6 +6,7 @@ torch, for tests, other devices and other dtypes. Both take samples sorted by fr
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -13,11 +14,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from synctalk import _native
-from synctalk.spec import FieldSpec
+from synctalk.spec import FieldSpec, GridSpec
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from .modules import encode_planes, mlp
+from .operators import grid_encode
 
 __all__ = ["field", "field_reference"]
 
@@ -44,9 +46,9 @@ def field(
     Raises: ValueError: a wrong shape or dtype, or groups that do not rise from 0 to M.
     """
     if tables.device.type != "cpu" or tables.dtype != torch.float32:
-        return field_reference(
-            positions, groups, condition, expression, tables, attention_weights, density_weights, spec
-        )
+        inputs = (positions, groups, condition, expression, tables, attention_weights, density_weights, spec)
+        is_native = tables.is_cuda and tables.dtype == torch.float32
+        return field_reference(*inputs, encode=grid_encode if is_native else encode_planes)
     log_density, feature = _Field.apply(  # type: ignore[no-untyped-call]
         spec, groups, positions, condition, expression, tables, *attention_weights, *density_weights
     )
@@ -62,10 +64,11 @@ def field_reference(
     attention_weights: Weights,
     density_weights: Weights,
     spec: FieldSpec,
+    encode: Callable[[Tensor, Tensor, GridSpec], Tensor] = encode_planes,
 ) -> tuple[Tensor, Tensor]:
-    """The same function in plain torch, on any device, in any dtype."""
+    """The same function in plain torch, on any device, in any dtype; ``encode`` looks the hash grids up."""
     counts = torch.from_numpy(np.diff(groups).astype(np.int64)).to(positions.device)
-    encoding = encode_planes(positions, tables, spec.grid)
+    encoding = encode(positions, tables, spec.grid)
     gate = mlp(encoding, attention_weights)
     if spec.gate == "sigmoid":
         gate = torch.sigmoid(gate)

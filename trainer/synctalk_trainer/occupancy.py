@@ -57,7 +57,7 @@ def visual_hull(
     resolution = spec.occupancy_resolution
     centres = cell_centres(spec, (resolution + 1) // 2).reshape(-1, 3)
     inside, n_seen = np.zeros(len(centres), np.float32), np.zeros(len(centres), np.float32)
-    margin = max(2, head_masks.shape[1] // 60)
+    margin = max(2, head_masks.shape[1] // 25)
     for rotation, translation, mask in zip(rotations, translations, head_masks, strict=True):
         grown = ndimage.binary_dilation(mask, iterations=margin)
         pixels = np.floor(project(camera, rotation, translation, centres)).astype(np.int64)

@@ -8,12 +8,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from synctalk.geometry import Camera, pixel_rays, project
+from synctalk.spec import FieldSpec
 from torch import Tensor
 
 from .field_operator import field as fused_field
 from .modules import Field
 from .occupancy import Occupancy
-from .operators import composite, march
+from .operators import composite, march, march_cuda
 
 __all__ = ["RayBatch", "Rendered", "head_region", "render_head", "render_rays"]
 
@@ -60,11 +61,10 @@ def render_rays(
     step_m: float,
 ) -> Rendered:
     """Render rays. jitter: [R] in 0..1; condition [frames, C], expression [frames, E], appearance [frames, A]."""
-    spec = field.spec
-    samples = march(rays.origins, rays.directions, jitter, occupancy.bits, occupancy.resolution, spec, step_m)
+    spec, device = field.spec, field.tables.device
+    positions, ray, offsets = _march(occupancy, rays, jitter, spec, step_m, device)
     per_frame = len(rays.origins) // rays.n_frames
-    groups = np.ascontiguousarray(samples.offsets[::per_frame])  # [frames + 1]
-    positions = torch.from_numpy(samples.positions)
+    groups = np.ascontiguousarray(offsets[::per_frame].cpu().numpy())  # [frames + 1]
     log_density, feature = fused_field(
         positions,
         groups,
@@ -77,19 +77,37 @@ def render_rays(
     )
     density = field.density_of(log_density)
     ray_appearance = appearance.repeat_interleave(per_frame, dim=0)
-    directions = torch.from_numpy(rays.directions)
+    directions = torch.from_numpy(rays.directions).to(device)
     if not spec.deferred:
-        ray = torch.from_numpy(samples.rays).long()
-        feature = field.colour_of(feature, directions[ray], ray_appearance[ray])
-    accumulated, alpha, weights = composite(density, feature, samples.offsets, step_m)
+        index = ray.long()
+        feature = field.colour_of(feature, directions[index], ray_appearance[index])
+    accumulated, alpha, weights = composite(density, feature, offsets, step_m)
     if spec.deferred:
-        hit = torch.from_numpy(np.flatnonzero(np.diff(samples.offsets)))
+        hit = offsets.diff().nonzero()[:, 0]
         colour = accumulated.new_zeros(len(alpha), 3)
         seen = field.colour_of(accumulated[hit], directions[hit], ray_appearance[hit])
         colour = colour.index_put((hit,), seen)
     else:
         colour = accumulated / alpha.clamp(min=1e-4)[:, None]
     return Rendered(colour, alpha, positions, weights)
+
+
+def _march(
+    occupancy: Occupancy, rays: RayBatch, jitter: Float, spec: FieldSpec, step_m: float, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Positions [M, 3], rays [M] and offsets [R + 1] of the samples, on the device."""
+    grid = occupancy.resolution
+    if device.type == "cpu":
+        found = march(rays.origins, rays.directions, jitter, occupancy.bits, grid, spec, step_m)
+        return (
+            torch.from_numpy(found.positions),
+            torch.from_numpy(found.rays),
+            torch.from_numpy(found.offsets),
+        )
+    arrays = (rays.origins, rays.directions, jitter, occupancy.bits)
+    origins, directions, shift, bits = (torch.from_numpy(array).to(device) for array in arrays)
+    seen = march_cuda(origins, directions, shift, bits, grid, spec, step_m)
+    return seen.positions, seen.rays, seen.offsets
 
 
 def head_region(

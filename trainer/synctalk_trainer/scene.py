@@ -14,7 +14,7 @@ from synctalk.spec import Spec
 from torch import Tensor
 
 from .dataset import Dataset
-from .mouth import LIPS
+from .mouth import LIPS, aperture
 from .rendering import RayBatch
 
 __all__ = ["AudioWindows", "Batch", "Scene"]
@@ -44,6 +44,10 @@ class Batch:
     """[R] 1 where the head must be: inside its mask, and beside it where painting it out changed the picture (the chin's
     shadow, loose hair)"""
 
+    def to(self, device: torch.device) -> Batch:
+        """The same pixels with their colours on a device; rays stay where marching wants them."""
+        return Batch(self.rays, self.truth.to(device), self.plate.to(device), self.is_head.to(device))
+
 
 class AudioWindows:
     """Mel windows of all frames. Takes are independent: a window never sees another take's sound."""
@@ -70,6 +74,12 @@ class AudioWindows:
         return self.windows[self.index[frames]]
 
 
+def _rarity(values: Float) -> Float:
+    """How far each frame is from the usual, [N] in 0..1; values: [N, K]. Blinks and wide mouths are near 1."""
+    usual, far = np.median(values, axis=0), np.quantile(values, 0.995, axis=0)
+    return np.asarray(((values - usual) / np.maximum(far - usual, 0.05)).clip(0, 1).max(axis=1), np.float32)
+
+
 class Scene:
     """Frames, poses, expression and audio, ready to draw batches from. Pictures stay uint8 on disk (memory-mapped)."""
 
@@ -82,6 +92,9 @@ class Scene:
         for i, (first, end) in enumerate(dataset.takes):
             self.take[first:end] = i
         self.regions = self._regions()  # [N, 4 regions, 4]
+        self.rarity = np.maximum(
+            _rarity(dataset.expression), _rarity(aperture(dataset.landmarks)[:, None])
+        )  # [N] in 0..1
 
     def _regions(self) -> Ints:
         """Rectangles (x0, y0, x1, y1) of head, face, mouth, eyes in every frame, clipped to the picture."""

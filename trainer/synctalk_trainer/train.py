@@ -43,6 +43,8 @@ _MAX_RAYS = 2048
 """Rays of a frame in one step, at most."""
 _REFRESH_EVERY = 16
 _SURFACE = 4e-3
+_RARE = 5.0
+"""How much more often a frame in the middle of a blink, or with the mouth wide open, is drawn."""
 _HEAD_LABEL = 2
 
 
@@ -74,7 +76,8 @@ class Trainer:
     Raises: TrainingError: nothing to train on, or a loss that is not finite (the culprit is named).
     """
 
-    def __init__(self, scene: Scene, spec: Spec, settings: Settings, out: Path) -> None:
+    def __init__(self, scene: Scene, spec: Spec, settings: Settings, out: Path, device: str = "cpu") -> None:
+        self.device = torch.device(device)
         self.scene, self.spec, self.settings, self.out = scene, spec, settings, out
         data = scene.dataset
         self.train_frames, self.held_out = split(data.takes, data.n_frames, settings.holdout, data.valid)
@@ -83,6 +86,8 @@ class Trainer:
                 f"only {len(self.train_frames)} frames can be trained on; at least 25 (one second) are needed: "
                 "see the dataset's report for the frames without a face"
             )
+        wanted = 1.0 + _RARE * scene.rarity[self.train_frames].astype(np.float64) ** 2
+        self._frame_share = wanted / wanted.sum()
         self.generator = np.random.default_rng(settings.seed)
         torch.manual_seed(settings.seed)
         self.model = Avatar(spec, len(data.takes), settings.seed)
@@ -91,6 +96,8 @@ class Trainer:
         self.clock = _Clock(settings)
         self.occupancy = self._hull()
         self.conditions: Conditions = self._conditions()
+        self.model.to(self.device)
+        self.ema.to(self.device)
         self.optimiser = self._optimiser()
         self._samples_per_ray = 8.0
         self._recent: deque[float] = deque(maxlen=50)
@@ -161,8 +168,10 @@ class Trainer:
         fraction, step = self.clock.fraction, self.clock.step
         is_patch_step = fraction >= _PATCHES_FROM and step % 3 == 0
         n_frames = self.settings.frames_per_step // (2 if is_patch_step else 1)
-        frames = np.sort(self.generator.choice(self.train_frames, n_frames, replace=False))
-        batch = self.scene.batch(frames, self._pixels(frames, is_patch_step))
+        frames = np.sort(
+            self.generator.choice(self.train_frames, n_frames, replace=False, p=self._frame_share)
+        )
+        batch = self.scene.batch(frames, self._pixels(frames, is_patch_step)).to(self.device)
         self.model.train()
         rendered = self._render(frames, batch, fraction)
         losses = self._losses(frames, batch, rendered, is_patch_step)
@@ -194,8 +203,8 @@ class Trainer:
             self.occupancy,
             batch.rays,
             jitter,
-            self.conditions.draw(frames, fraction, self.generator),
-            self.scene.expression[frames],
+            self.conditions.draw(frames, fraction, self.generator).to(self.device),
+            self.scene.expression[frames].to(self.device),
             self.model.appearance[self.scene.take[frames]],
             self.spec.field.step_m * coarse,
         )
@@ -333,8 +342,8 @@ def _spread(frames: NDArray[np.int64], n: int) -> Iterator[int]:
             yield int(frames[i])
 
 
-def start(scene: Scene, spec: Spec, settings: Settings, out: Path) -> Trainer:
+def start(scene: Scene, spec: Spec, settings: Settings, out: Path, device: str = "cpu") -> Trainer:
     """Make the run's folder and a trainer for it."""
     (out / "preview").mkdir(parents=True, exist_ok=True)
     write_settings(out, settings, spec)
-    return Trainer(scene, spec, settings, out)
+    return Trainer(scene, spec, settings, out, device)

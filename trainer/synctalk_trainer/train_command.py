@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from synctalk import _native
 from synctalk.errors import TrainingError
 from synctalk.spec import Spec, preset
 
@@ -63,19 +64,19 @@ def train_run(
     """
     if threads is not None:
         torch.set_num_threads(threads)
-    _check_device(device)
+    device = _device(device)
     spec = preset(settings.preset)
     if resume:
         settings = settings_of(out)
         spec = Spec.from_dict(read_json(out / "run.json", "is this a run?")["spec"])
-        trainer = Trainer(Scene(Dataset.open(dataset), spec), spec, settings, out)
+        trainer = Trainer(Scene(Dataset.open(dataset), spec), spec, settings, out, device)
         trainer.resume()
     elif (out / "checkpoint.json").exists():
         raise TrainingError(
             f"{out} holds a run already: add --resume to go on with it, or choose another folder"
         )
     else:
-        trainer = start(Scene(Dataset.open(dataset), spec), spec, settings, out)
+        trainer = start(Scene(Dataset.open(dataset), spec), spec, settings, out, device)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # being ended saves, too
     columns = (BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TextColumn("{task.fields[text]}"))
     with Progress(*columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal) as bar:
@@ -89,14 +90,17 @@ def train_run(
     return trainer
 
 
-def _check_device(device: str) -> None:
-    """``auto`` and ``cpu`` train here; ``cuda`` needs a GPU.
+def _device(device: str) -> str:
+    """``cpu`` or ``cuda``; ``auto`` takes the GPU where PyTorch and the native module both can.
 
     Raises: TrainingError: the device cannot be used.
     """
     if device not in ("auto", "cpu", "cuda"):
         raise TrainingError(f"unknown device {device!r}: choose auto, cpu or cuda")
-    if device == "cuda" and not torch.cuda.is_available():
+    can_cuda = torch.cuda.is_available() and _native.cuda_devices() > 0
+    if device == "cuda" and not can_cuda:
         raise TrainingError(
-            "--device cuda: PyTorch sees no GPU here; use --device cpu, or run `synctalk doctor`"
+            "--device cuda: PyTorch or the native module sees no GPU here; build with SYNCTALK_CUDA=ON, use --device "
+            "cpu, or run `synctalk doctor`"
         )
+    return "cuda" if device != "cpu" and can_cuda else "cpu"
