@@ -35,10 +35,11 @@ def test_a_video_becomes_an_avatar_that_speaks(tmp_path: Path) -> None:
     _run("prepare", clip / "video.mp4", "-o", data, "--size", 96, *models, *segmenter)
     truth, pose = np.load(clip / "truth.npz"), np.load(data / "pose.npz")
     assert len(pose["rotation"]) == len(truth["rotation"]) == 200
-    _run("train", data, "-o", run, "--preset", "tiny", "--steps", 250, "--threads", 2)
+    _run("train", data, "-o", run, "--preset", "tiny", "--steps", 200, "--threads", 2)
     _run("evaluate", run, "--frames", 12, *models, "--json", tmp_path / "figures.json")
     figures = json.loads((tmp_path / "figures.json").read_text())
-    assert figures["psnr_full"] > figures["baselines"]["mean"]["psnr_full"]
+    assert figures["psnr_full"] > 19
+    assert figures["psnr_head"] > 12
     assert {
         "psnr_head",
         "psnr_mouth",

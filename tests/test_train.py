@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +61,7 @@ def _trainer(dataset: Path, out: Path, steps: int) -> Trainer:
 
 
 def test_training_learns_the_ball(dataset: Path, tmp_path: Path) -> None:
-    trainer = _trainer(dataset, tmp_path / "run", 300)
+    trainer = _trainer(dataset, tmp_path / "run", 200)
     progress = Quiet()
     trainer.run(progress)
     run = load_run(tmp_path / "run")
@@ -77,13 +78,13 @@ def test_training_learns_the_ball(dataset: Path, tmp_path: Path) -> None:
 
 
 def test_resume_is_exact(dataset: Path, tmp_path: Path) -> None:
-    _trainer(dataset, tmp_path / "whole", 40).run(Quiet())
-    stopped = _trainer(dataset, tmp_path / "parts", 40)
+    _trainer(dataset, tmp_path / "whole", 20).run(Quiet())
+    stopped = _trainer(dataset, tmp_path / "parts", 20)
     with pytest.raises(KeyboardInterrupt):
-        stopped.run(Quiet(stop_at=23))
+        stopped.run(Quiet(stop_at=11))
     again = Trainer(stopped.scene, stopped.spec, stopped.settings, tmp_path / "parts")
     again.resume()
-    assert again.clock.step == 23
+    assert again.clock.step == 11
     again.run(Quiet())
     whole = load_file(tmp_path / "whole" / "checkpoint.safetensors")
     parts = load_file(tmp_path / "parts" / "checkpoint.safetensors")
@@ -93,7 +94,8 @@ def test_resume_is_exact(dataset: Path, tmp_path: Path) -> None:
 
 
 def test_the_published_design_trains_its_audio_with_the_field(dataset: Path, tmp_path: Path) -> None:
-    spec = preset("paper")
+    paper = preset("paper")
+    spec = dataclasses.replace(paper, audio=dataclasses.replace(paper.audio, encoder_width=2, embedding=32))
     trainer = start(Scene(Dataset.open(dataset), spec), spec, _settings(dataset, 4), tmp_path / "run")
     weights = {k: v.clone() for k, v in trainer.model.audio.named_parameters()}
     trainer.run(Quiet())
