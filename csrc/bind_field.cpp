@@ -67,8 +67,8 @@ void forward(const Field& field, const py::array& positions, const py::array& gr
 
 void backward(const Field& field, const py::array& positions, const py::array& groups, const py::array& condition,
               const py::array& expression, const py::array& tables, const Arrays& weights,
-              const py::array& d_log_density, const py::array& d_feature, py::array d_condition,
-              py::array d_expression, py::array d_tables, Arrays d_weights) {
+              const py::array& d_log_density, const py::array& d_feature, py::array d_condition, py::array d_expression,
+              py::array d_tables, Arrays d_weights) {
   const FieldInputs inputs = inputs_of(field, positions, groups, condition, expression, tables, weights);
   const FieldShape& shape = field.shape();
   const auto n = positions.shape(0), n_frames = condition.shape(0);
@@ -93,20 +93,21 @@ void backward(const Field& field, const py::array& positions, const py::array& g
 
 void bind_field(py::module_& m) {
   bind_renderer(m);
-  py::class_<Field>(m, "Field",
-                    "The fused field for training: grid, attention and density network in one pass.\n\n"
-                    "weights: the attention's two layers, then the density network's, each [out, in]. Samples are sorted\n"
-                    "by frame; groups int32 [n_frames + 1] are the offsets of each frame's samples.")
-      .def(py::init(&make_field), py::arg("levels"), py::arg("channels"), py::arg("condition"),
-           py::arg("expression"), py::arg("attention_hidden"), py::arg("is_sigmoid"), py::arg("density_hidden"),
-           py::arg("density_layers"), py::arg("feature"))
+  py::class_<Field>(
+      m, "Field",
+      "The fused field for training: grid, attention and density network in one pass.\n\n"
+      "weights: the attention's two layers, then the density network's, each [out, in]. Samples are sorted\n"
+      "by frame; groups int32 [n_frames + 1] are the offsets of each frame's samples.")
+      .def(py::init(&make_field), py::arg("levels"), py::arg("channels"), py::arg("condition"), py::arg("expression"),
+           py::arg("attention_hidden"), py::arg("is_sigmoid"), py::arg("density_hidden"), py::arg("density_layers"),
+           py::arg("feature"))
       .def("forward", &forward, py::arg("positions"), py::arg("groups"), py::arg("condition"), py::arg("expression"),
            py::arg("tables"), py::arg("weights"), py::arg("log_density"), py::arg("feature"),
            "Writes log_density [M] and feature [M, F].")
-      .def("backward", &backward, py::arg("positions"), py::arg("groups"), py::arg("condition"),
-           py::arg("expression"), py::arg("tables"), py::arg("weights"), py::arg("d_log_density"),
-           py::arg("d_feature"), py::arg("d_condition"), py::arg("d_expression"), py::arg("d_tables"),
-           py::arg("d_weights"), "Overwrites the gradients; equal bits for an equal number of threads.");
+      .def("backward", &backward, py::arg("positions"), py::arg("groups"), py::arg("condition"), py::arg("expression"),
+           py::arg("tables"), py::arg("weights"), py::arg("d_log_density"), py::arg("d_feature"),
+           py::arg("d_condition"), py::arg("d_expression"), py::arg("d_tables"), py::arg("d_weights"),
+           "Overwrites the gradients; equal bits for an equal number of threads.");
 }
 
 }  // namespace synctalk

@@ -90,8 +90,8 @@ void render(const Renderer& renderer, const py::array& rotation, const py::array
   const auto height = axis_length(out, "out", 3, 0), width = out.shape(1);
   float* rgba = output<float>(out, "out", {height, width, 4});
   if (!(0 <= x0 && x0 <= x1 && x1 <= width && 0 <= y0 && y0 <= y1 && y1 <= height)) {
-    throw py::value_error("x0, y0, x1, y1: expected a rectangle inside the picture of " + std::to_string(width) + " x " +
-                          std::to_string(height));
+    throw py::value_error("x0, y0, x1, y1: expected a rectangle inside the picture of " + std::to_string(width) +
+                          " x " + std::to_string(height));
   }
   if (!(focal > 0.0f) || !std::isfinite(focal)) throw py::value_error("focal: expected to be positive");
   const float* turn = input<float>(rotation, "rotation", {3, 3});
@@ -121,10 +121,11 @@ void query(const Renderer& renderer, const py::array& positions, const py::array
 }  // namespace
 
 void bind_renderer(py::module_& m) {
-  py::class_<Renderer>(m, "Renderer",
-                       "The head of one avatar, rendered on the CPU; see docs/formats.md for the tensors.\n\n"
-                       "scales [levels]; planes: float16 [C, n, n], plane-major. Results do not depend on the number of\n"
-                       "threads; calls from several threads at once are fine.")
+  py::class_<Renderer>(
+      m, "Renderer",
+      "The head of one avatar, rendered on the CPU; see docs/formats.md for the tensors.\n\n"
+      "scales [levels]; planes: float16 [C, n, n], plane-major. Results do not depend on the number of\n"
+      "threads; calls from several threads at once are fine.")
       .def(py::init(&make_renderer), py::arg("scales"), py::arg("planes"), py::arg("attention"), py::arg("density"),
            py::arg("colour"), py::arg("occupancy"), py::arg("resolution"), py::arg("box_min"), py::arg("box_max"),
            py::arg("step"), py::arg("max_samples"), py::arg("density_scale"), py::arg("max_log_density"),

@@ -101,8 +101,8 @@ struct ThreadSums {
   }
 };
 
-// to[row, :n] = sum over threads of from(thread)[row, :n], rows `stride` apart there and `n` here; thread by thread, so that
-// the order of the sum is fixed.
+// to[row, :n] = sum over threads of from(thread)[row, :n], rows `stride` apart there and `n` here; thread by thread, so
+// that the order of the sum is fixed.
 template <class From>
 void reduce(const std::vector<ThreadSums*>& threads, From from, int64_t rows, int64_t n, int64_t stride, float* to) {
   for (int64_t row = 0; row < rows; ++row) {
@@ -163,7 +163,7 @@ void Field::forward(const FieldInputs& inputs, float* log_density, float* featur
     for (int64_t i = begin; i < end; ++i) {
       const Piece& piece = pieces[i];
       const FieldPiece samples{inputs.positions + 3 * piece.begin, piece.n,
-                             drives.data() + piece.frame * padded(shape_.n_gates())};
+                               drives.data() + piece.frame * padded(shape_.n_gates())};
       path.forward(loaded.net, samples, workspace.data(), log_density + piece.begin,
                    feature + piece.begin * shape_.feature);
     }
@@ -212,10 +212,12 @@ void Field::backward(const FieldInputs& inputs, const float* d_log_density, cons
     };
     reduce(all, of_layer, shapes[l].first, shapes[l].second, padded(shapes[l].second), gradients.weights[l]);
   }
-  reduce(all, [](ThreadSums& thread) { return thread.drives.data(); }, inputs.n_frames, shape_.condition, n_gates,
-         gradients.condition);
-  reduce(all, [this](ThreadSums& thread) { return thread.drives.data() + shape_.condition; }, inputs.n_frames,
-         shape_.expression, n_gates, gradients.expression);
+  reduce(
+      all, [](ThreadSums& thread) { return thread.drives.data(); }, inputs.n_frames, shape_.condition, n_gates,
+      gradients.condition);
+  reduce(
+      all, [this](ThreadSums& thread) { return thread.drives.data() + shape_.condition; }, inputs.n_frames,
+      shape_.expression, n_gates, gradients.expression);
 }
 
 }  // namespace synctalk

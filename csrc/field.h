@@ -1,6 +1,7 @@
 // The fused field: hash grid, attention and density network over blocks of samples that stay in the cache.
 //
-// Nothing but inputs and outputs goes through memory: the backward pass computes the forward pass again, block by block.
+// Nothing but inputs and outputs goes through memory: the backward pass computes the forward pass again, block by
+// block.
 #pragma once
 
 #include <cstdint>

@@ -50,8 +50,8 @@ static Workspace workspace_of(const FieldNet& net, float* memory) {
   return w;
 }
 
-// How the samples of a piece become rows: neighbours on a ray come LANES rows apart, so that sums into the same node of the
-// grid do not wait for each other. Rows without a sample repeat the last one, with zero gradients.
+// How the samples of a piece become rows: neighbours on a ray come LANES rows apart, so that sums into the same node of
+// the grid do not wait for each other. Rows without a sample repeat the last one, with zero gradients.
 struct Rows {
   int n, n_samples;
 
@@ -234,7 +234,8 @@ static void add_weights(const FieldLayer& layer, const float* d, const float* in
 
 // d_in = d times the layer's weights.
 template <Finish FINISH>
-static void push_back(const FieldLayer& layer, const float* d, float* d_in, long d_in_row, const float* gate = nullptr) {
+static void push_back(const FieldLayer& layer, const float* d, float* d_in, long d_in_row,
+                      const float* gate = nullptr) {
   multiply<FINISH>(FIELD_BLOCK, layer.n_in, layer.n_out, {d, padded(layer.n_out), 1}, layer.backward,
                    padded(layer.n_in), d_in, d_in_row, gate);
 }
@@ -258,8 +259,8 @@ static void gate_backward(const FieldNet& net, const float* drives, const Worksp
 }
 
 // From w.d_out of one block, behind decode, to the gradient of its encoding in w.columns.
-static void block_backward(const FieldNet& net, const float* drive, int block, const Workspace& w, const FieldSums& sums,
-                           float* d_drive) {
+static void block_backward(const FieldNet& net, const float* drive, int block, const Workspace& w,
+                           const FieldSums& sums, float* d_drive) {
   const int stride = in_stride(net), attended = padded(net.attention[0].n_out);
   const float* d = w.d_out;
   for (int i = net.n_density - 1; i > 0; --i) {

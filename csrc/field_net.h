@@ -12,11 +12,10 @@
 
 namespace synctalk {
 
-constexpr int FIELD_BLOCK = 48;      // samples that go through the networks at a time; a multiple of the kernels' 6 rows
+constexpr int FIELD_BLOCK = 48;  // samples that go through the networks at a time; a multiple of the kernels' 6 rows
 constexpr int FIELD_PIECE = 32 * FIELD_BLOCK;  // samples that go through the grid at a time, level by level
-constexpr int FIELD_MAX_LAYERS = 8;    // linear layers of the density network
-constexpr int FIELD_ALIGN = 16;        // row strides in floats: the widest vector
-
+constexpr int FIELD_MAX_LAYERS = 8;            // linear layers of the density network
+constexpr int FIELD_ALIGN = 16;                // row strides in floats: the widest vector
 
 // One linear layer, zero-padded to whole vectors.
 struct FieldLayer {
@@ -46,7 +45,7 @@ struct FieldSums {
 struct FieldPiece {
   const float* positions;  // [n, 3]
   int n;
-  const float* drive;      // [padded(n_gates)] condition, expression, zeros
+  const float* drive;  // [padded(n_gates)] condition, expression, zeros
 };
 
 // The kernels of one instruction set.

@@ -1,8 +1,8 @@
 // Vectors of floats for the kernels that are compiled once per instruction set.
 //
 // A translation unit defines SYNCTALK_PATH (portable, avx2, avx512), is compiled with that path's flags, and then
-// includes the kernel headers. Everything lives in synctalk::SYNCTALK_PATH and touches no inline function of the standard
-// library, so that the linker can never put AVX code into another path.
+// includes the kernel headers. Everything lives in synctalk::SYNCTALK_PATH and touches no inline function of the
+// standard library, so that the linker can never put AVX code into another path.
 #pragma once
 
 #include <cstdint>

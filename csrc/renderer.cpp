@@ -50,7 +50,7 @@ Footprint footprint_of(const View& view, const float centre[3], const float half
     if (!(camera[2] > 1e-3f)) seen.is_behind = true;
     const float x = view.focal * camera[0] / camera[2] + view.centre_x;
     const float y = view.focal * camera[1] / camera[2] + view.centre_y;
-    seen = {std::min(seen.x0, x),    std::min(seen.y0, y),           std::max(seen.x1, x),          std::max(seen.y1, y),
+    seen = {std::min(seen.x0, x),           std::min(seen.y0, y),          std::max(seen.x1, x), std::max(seen.y1, y),
             std::min(seen.near, camera[2]), std::max(seen.far, camera[2]), seen.is_behind};
   }
   return seen;
@@ -125,12 +125,14 @@ std::vector<float> Renderer::drive_of(const float* condition, const float* expre
 
 std::vector<Tile> Renderer::tiles_of(const View& view, const int rectangle[4]) const {
   const int x0 = rectangle[0], y0 = rectangle[1];
-  const int columns = (rectangle[2] - x0 + TILE_SIDE - 1) / TILE_SIDE, rows = (rectangle[3] - y0 + TILE_SIDE - 1) / TILE_SIDE;
+  const int columns = (rectangle[2] - x0 + TILE_SIDE - 1) / TILE_SIDE,
+            rows = (rectangle[3] - y0 + TILE_SIDE - 1) / TILE_SIDE;
   std::vector<Tile> tiles;
   for (int row = 0; row < rows; ++row) {
     for (int column = 0; column < columns; ++column) {
       const int x = x0 + column * TILE_SIDE, y = y0 + row * TILE_SIDE;
-      tiles.push_back({x, y, std::min(x + TILE_SIDE, rectangle[2]), std::min(y + TILE_SIDE, rectangle[3]), 1e30f, -1e30f});
+      tiles.push_back(
+          {x, y, std::min(x + TILE_SIDE, rectangle[2]), std::min(y + TILE_SIDE, rectangle[3]), 1e30f, -1e30f});
     }
   }
   for (const Brick& brick : bricks_) {

@@ -1,5 +1,5 @@
-// The run-time renderer of the head on the CPU: rays, march, dense node planes, networks, composite and colour, fused over
-// tiles of pixels. Source of the direction's encoding: real spherical harmonics, l = 0..3, m = -l..l, with the
+// The run-time renderer of the head on the CPU: rays, march, dense node planes, networks, composite and colour, fused
+// over tiles of pixels. Source of the direction's encoding: real spherical harmonics, l = 0..3, m = -l..l, with the
 // Condon-Shortley sign: 0.2821, -0.4886 y, 0.4886 z, -0.4886 x, 1.0925 xy, -1.0925 yz, 0.9462 zz - 0.3154, ...
 #pragma once
 

@@ -8,7 +8,7 @@ namespace synctalk {
 
 constexpr int TILE_SIDE = 8;  // pixels
 constexpr int TILE_RAYS = TILE_SIDE * TILE_SIDE;
-constexpr int WAVE_SAMPLES = 4;  // samples of a ray that are evaluated before it is looked at again
+constexpr int WAVE_SAMPLES = 4;               // samples of a ray that are evaluated before it is looked at again
 constexpr float LEAST_TRANSMITTANCE = 1e-3f;  // a sample behind less than this does not count
 
 // Nodes of one plane and level: float16 [C][n][n], row = second axis.

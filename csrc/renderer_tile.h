@@ -1,7 +1,7 @@
 // One tile of the picture, for one instruction set: march, look up, evaluate, composite, colour.
 //
-// Rays advance in waves of a few samples; those that see nothing more behind what they have met leave before the next wave.
-// The function does not depend on the size of a wave or a tile.
+// Rays advance in waves of a few samples; those that see nothing more behind what they have met leave before the next
+// wave. The function does not depend on the size of a wave or a tile.
 #pragma once
 
 #include "field_block.h"
@@ -23,7 +23,9 @@ struct Canvas {
   long n_floats;
 };
 
-static inline int colour_width(const RendererNet& net) { return net.field.n_feature + net.n_directions + net.n_appearance; }
+static inline int colour_width(const RendererNet& net) {
+  return net.field.n_feature + net.n_directions + net.n_appearance;
+}
 static inline int feature_stride(const RendererNet& net) { return padded(net.field.n_feature + 3); }
 
 static Canvas canvas_of(const RendererNet& net, float* memory) {
@@ -83,7 +85,8 @@ static inline Vec from_half(UVec sign, UVec rest) {
       const Vec right = at_u - __builtin_convertvector(node_u, Vec);
       const Vec below = at_v - __builtin_convertvector(node_v, Vec);
       const IVec index = node_v * plane.n + node_u;
-      float* to = columns + (static_cast<long>(row / FIELD_BLOCK) * net.field.n_encoded + slot * n_channels) * FIELD_BLOCK +
+      float* to = columns +
+                  (static_cast<long>(row / FIELD_BLOCK) * net.field.n_encoded + slot * n_channels) * FIELD_BLOCK +
                   row % FIELD_BLOCK;
       for (int channel = 0; channel < n_channels; ++channel) {
         const uint16_t* nodes = plane.nodes + static_cast<long>(channel) * plane.n * plane.n;
@@ -156,7 +159,8 @@ static Ray make_ray(const RendererNet& net, const View& view, const Tile& tile, 
     ray.direction[a] = sum / length;
   }
   const Stretch stretch = stretch_in_box(net.march, origin, ray.direction);
-  const float first = (tile.near * length - stretch.near) / net.march.step - 2.0f, last = tile.far * length + net.march.step;
+  const float first = (tile.near * length - stretch.near) / net.march.step - 2.0f,
+              last = tile.far * length + net.march.step;
   ray.near = stretch.near;
   ray.far = stretch.far < last ? stretch.far : last;
   ray.step = first > 0.0f && first < 1e6f ? static_cast<int>(first) : 0;
@@ -239,7 +243,8 @@ static void shade(const RendererNet& net, const Canvas& canvas, const float* dri
     }
     for (int s = 0; s < n; ++s) {
       const int i = owner[first + s];
-      add_sample(rays[i], opacity[s], value + s * value_stride, width, canvas.accumulated + static_cast<long>(i) * to_stride);
+      add_sample(rays[i], opacity[s], value + s * value_stride, width,
+                 canvas.accumulated + static_cast<long>(i) * to_stride);
     }
   }
 }

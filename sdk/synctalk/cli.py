@@ -170,7 +170,7 @@ def demo(
         "\nWhat to try next:\n"
         f"  synctalk speak {_shown(avatar)} YOUR_SPEECH.wav -o hello.mp4     your own words\n"
         "  synctalk doctor                                  what this machine can do\n"
-        "  synctalk prepare YOUR_VIDEO.mp4 -o dataset       train your own avatar (docs/training.md)"
+        "  synctalk prepare YOUR_VIDEO.mp4 -o dataset       train your own avatar (README.md)"
     )
 
 
