@@ -178,6 +178,9 @@ def test_occupancy_keeps_what_was_seen_and_its_neighbours() -> None:
     assert share == pytest.approx(7 / 512)
     again = Occupancy.from_state(occupancy.state(), 8)
     np.testing.assert_array_equal(again.cells, cells)
+    again.tighten()
+    assert again.cells.sum() == 1
+    assert again.cells[4, 4, 4]
 
 
 def test_cell_centres_are_ordered_z_y_x() -> None:

@@ -111,6 +111,12 @@ class Occupancy:
         self.bits = self._packed(cells)
         return float(cells.mean())
 
+    def tighten(self) -> None:
+        """Visit only what was seen, not its neighbours: a trained surface moves no more. A third fewer samples."""
+        seen = (self.seen > _SEEN_WEIGHT).numpy().reshape(self.hull.shape)
+        if seen.any():
+            self.bits = self._packed(seen & self.hull)
+
     def state(self) -> dict[str, Tensor]:
         """Tensors to save."""
         return {

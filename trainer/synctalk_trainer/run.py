@@ -187,12 +187,14 @@ def load_run(path: str | Path, dataset: str | Path | None = None) -> Run:
     except RuntimeError as error:
         raise TrainingError(f"{path}: the checkpoint does not fit the spec or the dataset: {error}") from None
     model.eval()
+    occupancy = Occupancy.from_state(tensors, spec.field.occupancy_resolution)
+    occupancy.tighten()
     return Run(
         path=path,
         settings=settings,
         spec=spec,
         model=model,
-        occupancy_grid=Occupancy.from_state(tensors, spec.field.occupancy_resolution),
+        occupancy_grid=occupancy,
         dataset=data,
         condition_rest=tensors["condition.rest"].numpy(),
         condition_mean=tensors["condition.mean"].numpy(),
