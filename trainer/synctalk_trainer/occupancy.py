@@ -115,7 +115,8 @@ class Occupancy:
         """Visit only what was seen, not its neighbours: a trained surface moves no more. A third fewer samples."""
         seen = (self.seen > _SEEN_WEIGHT).numpy().reshape(self.hull.shape)
         if seen.any():
-            self.bits = self._packed(seen & self.hull)
+            closed = ndimage.binary_closing(seen, ndimage.generate_binary_structure(3, 1))  # no pinholes
+            self.bits = self._packed((seen | closed) & self.hull)
 
     def state(self) -> dict[str, Tensor]:
         """Tensors to save."""
