@@ -77,7 +77,7 @@ def test_speak_is_lazy() -> None:
 
     first = next(iter(avatar.speak(chunks(), RATE)))
     assert first.index == 0
-    assert n_taken * 320 <= avatar._spec.audio.lookahead_samples + 640 + 320
+    assert n_taken * 320 <= avatar.stage.spec.audio.lookahead_samples + 640 + 320
     assert len(backend.requests) == 1
 
 
@@ -177,7 +177,9 @@ def test_threads_share_an_avatar() -> None:
 def test_a_plate_that_is_too_short_is_named() -> None:
     avatar, _ = fake_avatar()
     long = np.zeros((TRACK + 1, 3), np.float32)
-    avatar._track = Track(np.zeros((TRACK + 1, 3, 3), np.float32), long, np.zeros((TRACK + 1, 7), np.float32))
+    avatar.stage.track = Track(
+        np.zeros((TRACK + 1, 3, 3), np.float32), long, np.zeros((TRACK + 1, 7), np.float32)
+    )
     with pytest.raises(BundleError, match=r"plate\.mp4"):
         list(itertools.islice(avatar.speak(_sound(), RATE), TRACK + 1))
 

@@ -18,10 +18,15 @@ LAYERS = (
     {"errors", "_version", "_native"},
     {"spec"},
     {"geometry"},
-    {"audio", "manifest", "render"},
+    {"audio", "control", "frame", "manifest", "render"},
     {"bundle", "media", "condition", "track"},
-    {"backends"},
+    {"backends", "idle"},
+    {"mock", "stage"},
+    {"timeline"},
+    {"executor"},
+    {"session"},
     {"avatar", "doctor"},
+    {"bench"},
     {"cli"},
 )
 """Lowest first. A module imports from lower layers, and from itself where it is a package."""

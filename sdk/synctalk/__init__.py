@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 from synctalk._version import __version__
 
 if TYPE_CHECKING:
-    from synctalk.avatar import Avatar, Frame
+    from synctalk.avatar import Avatar
+    from synctalk.control import Control
     from synctalk.errors import (
         BackendError,
         BundleError,
+        CapacityError,
         DatasetError,
         ExportError,
         MediaError,
@@ -27,27 +29,51 @@ if TYPE_CHECKING:
         SyncTalkError,
         TrainingError,
     )
+    from synctalk.executor import Executor
+    from synctalk.frame import Frame
+    from synctalk.session import Session, SyncSession
+    from synctalk.timeline import Interrupted, Limits, SessionStats
 
 __all__ = [
     "Avatar",
     "BackendError",
     "BundleError",
+    "CapacityError",
+    "Control",
     "DatasetError",
+    "Executor",
     "ExportError",
     "Frame",
+    "Interrupted",
+    "Limits",
     "MediaError",
     "ModelError",
+    "Session",
+    "SessionStats",
+    "SyncSession",
     "SyncTalkError",
     "TrainingError",
     "__version__",
 ]
 
+_HOMES = {
+    "Avatar": "avatar",
+    "Control": "control",
+    "Executor": "executor",
+    "Frame": "frame",
+    "Interrupted": "timeline",
+    "Limits": "timeline",
+    "Session": "session",
+    "SessionStats": "timeline",
+    "SyncSession": "session",
+}
+"""Where names live that are not errors."""
+
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'synctalk' has no attribute {name!r}")
-    home = "synctalk.avatar" if name in ("Avatar", "Frame") else "synctalk.errors"
-    return getattr(import_module(home), name)
+    return getattr(import_module(f"synctalk.{_HOMES.get(name, 'errors')}"), name)
 
 
 def __dir__() -> list[str]:

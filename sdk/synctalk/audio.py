@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import soxr
@@ -22,6 +23,7 @@ __all__ = [
     "MelStream",
     "Resampler",
     "SpeechGate",
+    "as_samples",
     "frame_count",
     "last_column",
     "loudness",
@@ -44,6 +46,20 @@ _MIN_MAGNITUDE = 1e-5
 _REFERENCE_DB = 20.0
 _RANGE_DB = 100.0
 _INTEGER_SCALES = {np.dtype(np.int16): 2.0**15, np.dtype(np.int32): 2.0**31}
+
+
+def as_samples(chunk: ArrayLike | bytes) -> NDArray[Any]:
+    """A chunk as samples, [n] or [n, channels]; bytes are little-endian 16-bit mono.
+
+    Raises: MediaError: half a sample.
+    """
+    if not isinstance(chunk, bytes | bytearray | memoryview):
+        return np.asarray(chunk)
+    if memoryview(chunk).nbytes % 2:
+        raise MediaError(
+            f"{memoryview(chunk).nbytes} bytes are no whole number of 16-bit samples: cut between samples"
+        )
+    return np.frombuffer(chunk, "<i2")
 
 
 def to_mono(samples: ArrayLike) -> Float:
@@ -214,8 +230,8 @@ def window_starts(n_frames: int, spec: AudioSpec, fps: int) -> NDArray[np.int64]
 
 def last_column(frame_index: int, spec: AudioSpec, fps: int) -> int:
     """The last mel column that a frame sees; its condition can be had once that column is there."""
-    tap = np.array([frame_index + spec.taps_future], np.int64)
-    return int(_first_columns(tap, spec, fps)[0]) + spec.window_columns - 1
+    base = (frame_index + spec.taps_future) * spec.sample_rate // (fps * spec.hop_samples)
+    return base + spec.window_future_columns - 1
 
 
 def tap_windows(

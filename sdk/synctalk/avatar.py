@@ -8,22 +8,24 @@ for frame in avatar.speak("hello.wav"):
 from __future__ import annotations
 
 import os
-import time
+import threading
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from synctalk.backends import Backend, HeadRequest, create_backend
+from synctalk.audio import as_samples
+from synctalk.backends import Backend, create_backend
 from synctalk.bundle import open_bundle
-from synctalk.condition import ConditionStream, Shaping, Spoken
-from synctalk.errors import BundleError
-from synctalk.media import VideoFrames, frame_sound, open_mp4, playable, read_audio
-from synctalk.render import compose, person_alpha
-from synctalk.track import Track
+from synctalk.executor import Executor
+from synctalk.frame import Frame
+from synctalk.media import frame_sound, open_mp4, playable, read_audio
+from synctalk.mock import MockBackend, MockBundle
+from synctalk.session import Session, SyncSession
+from synctalk.stage import Stage
+from synctalk.timeline import Limits, Pace, Timeline
 
 if TYPE_CHECKING:
     from synctalk.bundle import Bundle
@@ -36,44 +38,15 @@ Audio: TypeAlias = str | os.PathLike[str] | bytes | NDArray[Any] | Iterable[Chun
 """A file's path or content, samples, or chunks of samples (arrays, or bytes of little-endian 16-bit mono)."""
 
 
-@dataclass(frozen=True, eq=False)
-class Frame:
-    """A picture and the sound it plays with, stamped on the audio clock."""
-
-    image: NDArray[np.uint8]
-    """[H, W, 3] RGB, or [H, W, 4] straight RGBA where that was asked for."""
-    index: int
-    pts_samples: int
-    """When the frame starts, in samples at the avatar's rate (16 kHz) from the start of the sound."""
-    audio: Float
-    """[n] mono at the avatar's rate: 40 ms at 25 fps; the last frame's may be shorter."""
-    speaking: bool
-    """Whether somebody speaks here; where not, the mouth is at rest."""
-    end_of_speech: bool
-    """Whether this is the sound's last frame."""
-    generation: int = 0
-    """Counts interruptions: a frame of an older generation is stale."""
-    render_ms: float = 0.0
-    """How long this frame took: audio branch, head, composing."""
-
-
 class Avatar:
-    """A loaded avatar: weights once, any number of ``speak`` calls from any threads."""
+    """A loaded avatar: weights once, any number of ``speak`` calls and sessions from any threads."""
 
-    def __init__(self, bundle: Bundle, backend: Backend) -> None:
+    def __init__(self, bundle: Bundle | MockBundle, backend: Backend) -> None:
         """Most callers want ``from_bundle``."""
         self._bundle, self._backend = bundle, backend
-        self._manifest = bundle.manifest
-        self._spec = bundle.manifest.spec
-        tensors = bundle.tensors
-        self._track = Track(
-            tensors["track.rotation"], tensors["track.translation"], tensors["track.expression"]
-        )
-        gain = float(np.ravel(tensors["condition.gain"])[0])
-        self._shaping = Shaping(tensors["condition.rest"], tensors["condition.mean"], gain)
-        self._appearance = np.asarray(tensors["field.appearance"], np.float32)
-        self._plates = VideoFrames(bundle.read("plate.mp4"))
-        self._background = VideoFrames(bundle.read("background.png"))
+        self._stage = Stage(bundle, backend)
+        self._executor: Executor | None = None
+        self._executor_lock = threading.Lock()
 
     @staticmethod
     def from_bundle(
@@ -88,20 +61,29 @@ class Avatar:
         bundle = open_bundle(Path(path))
         return Avatar(bundle, create_backend(backend, bundle, device=device, threads=threads))
 
+    @staticmethod
+    def mock(seed: int = 0) -> Avatar:
+        """An avatar without weights or file, 96 x 96 pixels: a drawn face whose mouth opens with the sound.
+
+        For the tests of apps: everything else is the real thing, and the same sound gives the same frames.
+        """
+        bundle = MockBundle(seed)
+        return Avatar(bundle, MockBackend(bundle.manifest))
+
     @property
     def size(self) -> tuple[int, int]:
         """Width and height of a frame, pixels."""
-        return self._manifest.frame.width, self._manifest.frame.height
+        return self._stage.size
 
     @property
     def fps(self) -> int:
         """Frames a second."""
-        return self._spec.fps
+        return self._stage.spec.fps
 
     @property
     def sample_rate(self) -> int:
         """Samples a second of the clock that frames are stamped on."""
-        return self._spec.audio.sample_rate
+        return self._stage.spec.audio.sample_rate
 
     def speak(self, audio: Audio, sample_rate: int | None = None, *, rgba: bool = False) -> Iterator[Frame]:
         """Frames for a sound, ``ceil(fps * seconds)`` of them, each as soon as the sound it needs is there.
@@ -133,54 +115,64 @@ class Avatar:
         sound, sound_rate = playable(samples, rate)
         return self._write(path, self.speak(samples, rate), sound, sound_rate, on_frame)
 
+    def session(
+        self,
+        *,
+        pace: Pace = "realtime",
+        idle: bool = True,
+        rgba: bool = False,
+        seed: int = 0,
+        limits: Limits | None = None,
+        executor: Executor | None = None,
+    ) -> Session:
+        """A stream of frames for asyncio: ``async with avatar.session() as session``.
+
+        pace: ``realtime``: frame ``i`` comes ``i / fps`` seconds after the first; ``fast``: as fast as sound and machine
+        allow. idle: frames go on while nobody speaks (in real time), with blinks and the mouth at rest; without, frames
+        are exactly those of ``speak``. rgba: as for ``speak``. seed: of blinks and sway. executor: to be shared by
+        avatars on one machine; the avatar's own if left out.
+        """
+        timeline = Timeline(self._stage, pace=pace, idle=idle, rgba=rgba, seed=seed, limits=limits)
+        return Session(timeline, executor or self.executor)
+
+    def sync_session(
+        self,
+        *,
+        pace: Pace = "realtime",
+        idle: bool = True,
+        rgba: bool = False,
+        seed: int = 0,
+        limits: Limits | None = None,
+        executor: Executor | None = None,
+    ) -> SyncSession:
+        """A stream of frames without asyncio: ``with avatar.sync_session() as session``. See ``session``."""
+        timeline = Timeline(self._stage, pace=pace, idle=idle, rgba=rgba, seed=seed, limits=limits)
+        return SyncSession(timeline, executor or self.executor)
+
+    @property
+    def executor(self) -> Executor:
+        """What draws for this avatar's sessions."""
+        with self._executor_lock:
+            if self._executor is None:
+                self._executor = Executor()
+            return self._executor
+
+    @property
+    def stage(self) -> Stage:
+        """The loaded weights, motion and pictures, as sessions use them."""
+        return self._stage
+
     def info(self) -> dict[str, Any]:
         """What this avatar is, in plain JSON types."""
         return describe(self._bundle) | {"backend": self._backend.name}
 
     def _frames(self, chunks: Iterable[NDArray[Any]], rate: int, rgba: bool) -> Iterator[Frame]:
-        stream = ConditionStream(self._spec, rate, self._backend.condition, self._shaping)
+        timeline = Timeline(self._stage, rgba=rgba)
         for chunk in chunks:
-            yield from self._timed(stream.push(chunk), rgba)
-        yield from self._timed(stream.flush(), rgba)
-
-    def _timed(self, spoken: Iterator[Spoken], rgba: bool) -> Iterator[Frame]:
-        started = time.perf_counter()
-        for one in spoken:
-            image = self._picture(one, rgba)
-            frame_samples = self.sample_rate // self.fps
-            yield Frame(
-                image=image,
-                index=one.index,
-                pts_samples=one.index * frame_samples,
-                audio=one.audio,
-                speaking=one.is_speaking,
-                end_of_speech=one.is_last,
-                render_ms=1000.0 * (time.perf_counter() - started),
-            )
-            started = time.perf_counter()
-
-    def _picture(self, spoken: Spoken, rgba: bool) -> NDArray[np.uint8]:
-        at = self._track.index(spoken.index)
-        request = HeadRequest(
-            camera=self._manifest.camera,
-            rotation=self._track.rotation[at],
-            translation=self._track.translation[at],
-            condition=spoken.condition,
-            expression=self._track.expression[at],
-            appearance=self._appearance,
-        )
-        head = self._backend.render_head(request)
-        plate = self._plate(at)
-        image = compose(head, plate)
-        return np.dstack([image, person_alpha(head, plate, self._background[0])]) if rgba else image
-
-    def _plate(self, index: int) -> NDArray[np.uint8]:
-        try:
-            return self._plates[index]
-        except IndexError as error:
-            raise BundleError(
-                f"plate.mp4 has fewer frames than the motion track ({len(self._track)}): export the avatar again"
-            ) from error
+            timeline.push(chunk, rate)
+            yield from _drawn(timeline)
+        timeline.flush()
+        yield from _drawn(timeline)
 
     def _write(
         self,
@@ -202,7 +194,15 @@ class Avatar:
         return n_frames
 
 
-def describe(bundle: Bundle) -> dict[str, Any]:
+def _drawn(timeline: Timeline) -> Iterator[Frame]:
+    """The frames that the sound so far allows, as fast as the machine can."""
+    while (plan := timeline.plan(0.0)) is not None:
+        timeline.finish(plan, plan.stage.draw(plan.shot), 0.0)
+        if (frame := timeline.take(0.0)) is not None:
+            yield frame
+
+
+def describe(bundle: Bundle | MockBundle) -> dict[str, Any]:
     """What a bundle is, in plain JSON types; it needs no backend."""
     manifest, spec = bundle.manifest, bundle.manifest.spec
     return {
@@ -240,4 +240,4 @@ def _chunks(audio: Audio, rate: int | None) -> tuple[Iterable[NDArray[Any]], int
         return (samples[i : i + own_rate] for i in range(0, len(samples), own_rate)), own_rate
     if rate is None:
         raise ValueError("chunks need a sample_rate: speak(chunks, sample_rate=16_000)")
-    return (np.frombuffer(c, "<i2") if isinstance(c, bytes) else c for c in audio), rate
+    return (as_samples(chunk) for chunk in audio), rate

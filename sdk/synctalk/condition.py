@@ -94,6 +94,10 @@ class ConditionStream:
         self._mel = np.zeros((0, spec.audio.n_mels), np.float32)  # from ``_first_column``
         self._gates = np.zeros(0, np.float32)  # from ``_first_column``
 
+    def retarget(self, encode: Encoder, shaping: Shaping) -> None:
+        """Go on with another avatar's voice, whose audio settings are the same."""
+        self._encode, self._shaping = encode, shaping
+
     def push(self, chunk: ArrayLike) -> Iterator[Spoken]:
         """Take a chunk, [n] or [n, channels]. Raises: MediaError: samples that are no sound."""
         mono = to_mono(chunk)

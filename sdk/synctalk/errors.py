@@ -10,6 +10,7 @@ expected and what to do. Mistakes of the calling program are ``ValueError`` and 
     ├── ExportError     a run that cannot become a bundle (parity, missing parts)
     ├── BundleError     a bundle that is missing, damaged, newer than this version, or unsafe
     ├── BackendError    a backend that is asked for and cannot work here
+    ├── CapacityError   a session, or sound, that does not fit: it would make others stutter
     └── ModelError      a model file (landmarks, segmentation) that is missing or not the pinned one
 """
 
@@ -18,6 +19,7 @@ from __future__ import annotations
 __all__ = [
     "BackendError",
     "BundleError",
+    "CapacityError",
     "DatasetError",
     "ExportError",
     "MediaError",
@@ -53,6 +55,10 @@ class BundleError(SyncTalkError):
 
 class BackendError(SyncTalkError):
     """A backend that was asked for and cannot work here."""
+
+
+class CapacityError(SyncTalkError):
+    """A session, or sound, for which there is no room; the message says why and what would help."""
 
 
 class ModelError(SyncTalkError):

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Camera", "pixel_rays", "project"]
+__all__ = ["Camera", "head_turn", "pixel_rays", "project"]
 
 Float = NDArray[np.float32]
 
@@ -67,3 +67,16 @@ def pixel_rays(camera: Camera, rotation: Float, translation: Float, pixels: Floa
     origin = -translation @ rotation  # -R^T t
     origins = np.broadcast_to(origin, directions.shape)
     return np.ascontiguousarray(origins, np.float32), np.ascontiguousarray(directions, np.float32)
+
+
+def head_turn(pitch_deg: float, yaw_deg: float, roll_deg: float) -> Float:
+    """A turn in head space, float32 [3, 3]: pitch up, yaw to the subject's left, roll to the subject's left shoulder.
+
+    ``pose @ head_turn(...)`` turns the head about its own axes before the pose is applied; roll comes first.
+    """
+    pitch, yaw, roll = np.radians([-pitch_deg, yaw_deg, -roll_deg])
+    cos, sin = np.cos, np.sin
+    about_x = np.array([[1, 0, 0], [0, cos(pitch), -sin(pitch)], [0, sin(pitch), cos(pitch)]])
+    about_y = np.array([[cos(yaw), 0, sin(yaw)], [0, 1, 0], [-sin(yaw), 0, cos(yaw)]])
+    about_z = np.array([[cos(roll), -sin(roll), 0], [sin(roll), cos(roll), 0], [0, 0, 1]])
+    return np.asarray(about_y @ about_x @ about_z, np.float32)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["compose", "person_alpha"]
+__all__ = ["compose", "person_alpha", "replace_background"]
 
 Float = NDArray[np.float32]
 Picture = NDArray[np.uint8]
@@ -55,3 +55,14 @@ def person_alpha(head: Float, plate: Picture, background: Picture) -> Picture:
     covered = np.clip(head[..., 3] * 255.0 + 0.5, 0.0, 255.0).astype(np.uint8)
     alpha: Picture = np.maximum(_TORSO_ALPHA[difference], covered)
     return alpha
+
+
+def replace_background(image: Picture, alpha: Picture, background: Picture, share: float = 1.0) -> Picture:
+    """Put another background behind the person, uint8 [H, W, 3].
+
+    image: [H, W, 3]; alpha: [H, W] of the person; background: [H, W, 3], or [3] for one colour; share: 0..1, how far
+    it has replaced the old one.
+    """
+    clear = np.float32(share / 255.0) * (255 - alpha)[..., None].astype(np.float32)  # [H, W, 1]
+    shown = image + clear * (background.astype(np.float32) - image)
+    return np.asarray(shown + 0.5, np.uint8)

@@ -1,0 +1,193 @@
+"""One executor draws the frames of all sessions: those that are due, earliest deadline first.
+
+Sessions of pace ``realtime`` are admitted only while the frames of all of them fit into the machine's time; those of
+pace ``fast`` have no deadline and take what is left.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import threading
+import time
+from collections.abc import Callable
+from weakref import WeakKeyDictionary
+
+from synctalk.errors import CapacityError
+from synctalk.stage import Shot, Stage
+from synctalk.timeline import Plan, Timeline
+
+__all__ = ["Executor"]
+
+_BATCH_S = 0.01
+"""Work that is taken on between two looks at the deadlines."""
+
+_COST_RATE = 0.05
+_PROBE_FRAMES = 3
+
+
+class Executor:
+    """Draws for any number of sessions on one thread (which the backend may spread over many). Thread-safe."""
+
+    def __init__(
+        self,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        load_limit: float = 0.9,
+        max_sessions: int = 1000,
+        is_threaded: bool = True,
+    ) -> None:
+        """clock: seconds, the time that frames are due by. load_limit: share of the time that deadlines may fill.
+
+        is_threaded: False leaves the work to whoever calls ``step``: for tests and simulated clocks.
+        """
+        self.clock, self._load_limit, self._max_sessions = clock, load_limit, max_sessions
+        self._is_threaded = is_threaded
+        self._condition = threading.Condition()
+        self._rings: dict[Timeline, Callable[[], None]] = {}
+        self._served: dict[Timeline, int] = {}
+        self._n_served = 0
+        self._cost_s: WeakKeyDictionary[Stage, float] = WeakKeyDictionary()
+        self._thread: threading.Thread | None = None
+        self._is_woken = False
+
+    def add(self, timeline: Timeline, ring: Callable[[], None]) -> None:
+        """Draw for a session from now on; ``ring`` is called, on the executor's thread, when frames are ready.
+
+        Raises: CapacityError: no room for another session in real time, with the reason.
+        """
+        self.probe(timeline.stage)
+        with self._condition:
+            self._admit(timeline)
+            self._rings[timeline] = ring
+            self._served[timeline] = self._n_served
+            self._is_woken = True
+            if self._thread is None and self._is_threaded:
+                self._thread = threading.Thread(target=self._run, name="synctalk-executor", daemon=True)
+                self._thread.start()
+            self._condition.notify()
+
+    def remove(self, timeline: Timeline) -> None:
+        """Forget a session; with the last one the thread ends."""
+        with self._condition:
+            self._rings.pop(timeline, None)
+            self._served.pop(timeline, None)
+            self._is_woken = True
+            self._condition.notify()
+
+    def wake(self) -> None:
+        """There is news: sound, room for frames."""
+        if self._is_woken:
+            return
+        with self._condition:
+            self._is_woken = True
+            self._condition.notify()
+
+    def probe(self, stage: Stage) -> None:
+        """Measure, once, what a frame of an avatar costs; this also warms it up."""
+        if stage in self._cost_s:
+            return
+        shot = Shot(0, stage.shaping.rest, stage.track.expression[0])
+        seconds = []
+        for _ in range(1 + _PROBE_FRAMES):
+            began = time.perf_counter()
+            stage.draw(shot)
+            seconds.append(time.perf_counter() - began)
+        with self._condition:
+            self._cost_s.setdefault(stage, statistics.median(seconds[1:]))
+
+    @property
+    def n_sessions(self) -> int:
+        """Sessions that are open."""
+        return len(self._rings)
+
+    @property
+    def load(self) -> float:
+        """Share of the machine's time that sessions in real time need, by the frames drawn so far; 1 is all."""
+        with self._condition:
+            return self._load()
+
+    def step(self) -> float:
+        """Draw the frames that should be drawn now; how many seconds until there is more to do (inf: not known)."""
+        now = self.clock()
+        batch, wait = self._due(now)
+        for timeline in batch:
+            self._serve(timeline)
+        return 0.0 if batch else wait
+
+    def _load(self) -> float:
+        return sum(
+            self._cost_s.get(one.stage, 0.0) * one.fps for one in self._rings if one.pace == "realtime"
+        )
+
+    def _admit(self, timeline: Timeline) -> None:
+        if len(self._rings) >= self._max_sessions:
+            raise CapacityError(f"{self._max_sessions} sessions are open, the most there may be: close one")
+        if timeline.pace == "fast":
+            return
+        cost = self._cost_s[timeline.stage]
+        load = self._load() + cost * timeline.fps
+        if load > self._load_limit:
+            raise CapacityError(
+                f"a frame takes {1000 * cost:.1f} ms here: with {len(self._rings)} sessions open, one more at "
+                f"{timeline.fps} fps would need {load:.0%} of the time there is ({self._load_limit:.0%} at most). "
+                "Close a session, take a faster machine or a smaller avatar, or ask for pace='fast'."
+            )
+
+    def _due(self, now: float) -> tuple[list[Timeline], float]:
+        """Sessions to serve now, earliest deadline first, and how long to wait where there are none."""
+        with self._condition:
+            self._is_woken = False
+            timelines = list(self._rings)
+        due: list[tuple[float, int, int, Timeline]] = []
+        soonest = math.inf
+        for i, timeline in enumerate(timelines):
+            start, deadline = timeline.call(now)
+            if start <= now:
+                due.append((deadline, self._served.get(timeline, 0), i, timeline))
+            else:
+                soonest = min(soonest, start)
+        due.sort()
+        batch: list[Timeline] = []
+        seconds = 0.0
+        for *_, timeline in due:
+            if batch and seconds > _BATCH_S:
+                break
+            seconds += self._cost_s.get(timeline.stage, 0.0)
+            batch.append(timeline)
+        return batch, soonest - now
+
+    def _serve(self, timeline: Timeline) -> None:
+        began = time.perf_counter()
+        try:
+            plan = timeline.plan(self.clock())
+            if plan is None:
+                return
+            image = timeline.repeated(self.clock())
+            if image is None:
+                image = plan.stage.draw(plan.shot)
+                self._learn(plan, time.perf_counter() - began)
+            timeline.finish(plan, image, self.clock())
+        except Exception as error:  # whatever it is, it is this session's, and the others go on
+            timeline.fail(error)
+        self._n_served += 1
+        with self._condition:
+            ring = self._rings.get(timeline)
+            if ring is not None:
+                self._served[timeline] = self._n_served
+        if ring is not None:
+            ring()
+
+    def _learn(self, plan: Plan, seconds: float) -> None:
+        known = self._cost_s.get(plan.stage, seconds)
+        self._cost_s[plan.stage] = known + _COST_RATE * (seconds - known)
+
+    def _run(self) -> None:
+        while True:
+            wait = self.step()
+            with self._condition:
+                if not self._rings:
+                    self._thread = None
+                    return
+                if wait > 0.0 and not self._is_woken:
+                    self._condition.wait(None if wait == math.inf else wait)

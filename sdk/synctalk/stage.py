@@ -1,0 +1,123 @@
+"""A loaded avatar as speech and sessions see it: it listens to sound and draws shots. Thread-safe, without a clock."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from synctalk.backends import Backend, HeadRequest
+from synctalk.condition import ConditionStream, Shaping
+from synctalk.errors import BundleError
+from synctalk.geometry import head_turn
+from synctalk.manifest import Manifest
+from synctalk.media import VideoFrames
+from synctalk.render import compose, person_alpha, replace_background
+from synctalk.track import Track
+
+__all__ = ["LoadedBundle", "Shot", "Stage"]
+
+Float = NDArray[np.float32]
+Picture = NDArray[np.uint8]
+
+NECK_M = np.array([0.0, -0.08, -0.03], np.float32)
+"""Where a turned head hinges, in head space: there the head meets the recorded neck."""
+
+
+class LoadedBundle(Protocol):
+    """What a stage reads of a bundle."""
+
+    @property
+    def manifest(self) -> Manifest: ...
+    @property
+    def tensors(self) -> dict[str, NDArray[np.generic]]: ...
+    def read(self, member: str) -> bytes: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Shot:
+    """What one picture shows."""
+
+    at: int
+    """Which recorded frame gives pose and plate."""
+    condition: Float
+    """[C], the mouth."""
+    expression: Float
+    """[E]"""
+    pose_deg: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """Pitch, yaw, roll on top of the recorded pose (``geometry.head_turn``)."""
+    background: Picture | None = None
+    """uint8 [H, W, 3] or [3] instead of the recorded one."""
+    background_share: float = 1.0
+    """How far ``background`` has replaced the recorded one, 0..1."""
+    rgba: bool = False
+
+
+class Stage:
+    """The weights, motion and pictures of one avatar."""
+
+    def __init__(self, bundle: LoadedBundle, backend: Backend) -> None:
+        tensors = bundle.tensors
+        self.backend = backend
+        self.spec = bundle.manifest.spec
+        self.size = (bundle.manifest.frame.width, bundle.manifest.frame.height)
+        self.track = Track(
+            _float(tensors["track.rotation"]),
+            _float(tensors["track.translation"]),
+            _float(tensors["track.expression"]),
+        )
+        gain = float(np.ravel(tensors["condition.gain"])[0])
+        rest, mean = _float(tensors["condition.rest"]), _float(tensors["condition.mean"])
+        self.shaping = Shaping(rest, mean, gain)
+        self._camera = bundle.manifest.camera
+        self._appearance = _float(tensors["field.appearance"])
+        self._plates = VideoFrames(bundle.read("plate.mp4"))
+        self._background = VideoFrames(bundle.read("background.png"))
+
+    @property
+    def frame_samples(self) -> int:
+        """Samples of the audio clock that one frame lasts."""
+        return self.spec.audio.sample_rate // self.spec.fps
+
+    def listen(self, rate: int) -> ConditionStream:
+        """A new sound of that many samples a second. Raises: MediaError: an impossible rate."""
+        return ConditionStream(self.spec, rate, self.backend.condition, self.shaping)
+
+    def draw(self, shot: Shot) -> Picture:
+        """uint8 [H, W, 3], or [H, W, 4] for ``shot.rgba``. Raises: BundleError: plates that do not fit the track."""
+        rotation, translation = self.track.rotation[shot.at], self.track.translation[shot.at]
+        if any(shot.pose_deg):
+            turn = head_turn(*shot.pose_deg)
+            translation = translation + rotation @ (NECK_M - turn @ NECK_M)
+            rotation = rotation @ turn
+        request = HeadRequest(
+            camera=self._camera,
+            rotation=rotation,
+            translation=translation,
+            condition=shot.condition,
+            expression=shot.expression,
+            appearance=self._appearance,
+        )
+        head = self.backend.render_head(request)
+        plate = self._plate(shot.at)
+        image = compose(head, plate)
+        if not shot.rgba and shot.background is None:
+            return image
+        alpha = person_alpha(head, plate, self._background[0])
+        if shot.background is not None:
+            image = replace_background(image, alpha, shot.background, shot.background_share)
+        return np.dstack([image, alpha]) if shot.rgba else image
+
+    def _plate(self, index: int) -> Picture:
+        try:
+            return self._plates[index]
+        except IndexError as error:
+            raise BundleError(
+                f"plate.mp4 has fewer frames than the motion track ({len(self.track)}): export the avatar again"
+            ) from error
+
+
+def _float(values: NDArray[np.generic]) -> Float:
+    return np.asarray(values, np.float32)
