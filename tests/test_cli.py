@@ -16,7 +16,7 @@ from synctalk.errors import SyncTalkError
 from synctalk.media import read_audio, read_video
 from typer.testing import CliRunner
 
-OWN = ("speak", "demo", "info", "verify", "doctor")
+OWN = ("speak", "demo", "info", "bench", "verify", "doctor")
 
 
 def _run(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from typer.core import TyperCommand, TyperGroup
 
 from synctalk._version import __version__
+from synctalk.bench.command import bench
 from synctalk.errors import BundleError, SyncTalkError
 
 __all__ = ["app", "main"]
@@ -35,7 +36,7 @@ class _Group(TyperGroup):
     """Our commands, then those of the other packages, which are imported only to be listed or run."""
 
     _ORDER = ("demo", "speak", "info", "prepare", "train", "evaluate", "export")
-    _LAST = ("verify", "doctor")
+    _LAST = ("bench", "verify", "doctor")
 
     def list_commands(self, ctx: Any) -> list[str]:
         names = {*self.commands, *_foreign()}
@@ -254,6 +255,9 @@ def verify(avatar: _Avatar) -> None:
         listed = "\n".join(f"  {finding}" for finding in findings)
         raise BundleError(f"{avatar} is not sound:\n{listed}\nGet the bundle again, or export the run again.")
     _OUT.print(f"{avatar}: all files, hashes and shapes are as they should be")
+
+
+app.command(rich_help_panel=_CHECK)(bench)
 
 
 @app.command(rich_help_panel=_CHECK)

@@ -29,6 +29,8 @@ ColourFunction = Callable[[Float, Float, Float], Float]
 _MIDPOINT = np.float32(0.5)
 _RAYS_AT_ONCE = 8_192
 _NEAR_M = 1e-3
+_LEAST_TRANSMITTANCE = 1e-3
+"""A sample behind less than this does not count (csrc/renderer_net.h)."""
 
 
 class FieldMarcher:
@@ -54,14 +56,42 @@ class FieldMarcher:
         """Premultiplied RGBA [H, W, 4]."""
         camera = request.camera
         rgba = np.zeros((camera.height, camera.width, 4), np.float32)
-        x0, y0, x1, y1 = _head_region(request, self._corners)
-        rows, columns = np.mgrid[y0:y1, x0:x1]
-        pixels = np.stack([columns.ravel(), rows.ravel()], axis=-1).astype(np.float32)
-        blocks = [pixels[start : start + _RAYS_AT_ONCE] for start in range(0, len(pixels), _RAYS_AT_ONCE)]
-        parts = list(self._pool.map(lambda block: self._rays(request, block), blocks))
+        x0, y0, x1, y1 = region = _head_region(request, self._corners)
+        parts = list(self._pool.map(lambda block: self._rays(request, block), _pixel_blocks(region)))
         if parts:
             rgba[y0:y1, x0:x1] = np.concatenate(parts).reshape(y1 - y0, x1 - x0, 4)
         return rgba
+
+    def visible_samples(self, request: HeadRequest) -> tuple[Float, int]:
+        """What a picture asks of the field: positions [M, 3] of the samples that are not hidden behind others, ray by
+        ray, and how many rays have any."""
+        parts, n_rays = [np.zeros((0, 3), np.float32)], 0
+        for positions, rays in self._pool.map(
+            lambda block: self._visible(request, block), _pixel_blocks(_head_region(request, self._corners))
+        ):
+            parts.append(positions)
+            n_rays += len(np.unique(rays))
+        return np.concatenate(parts), n_rays
+
+    def _visible(self, request: HeadRequest, pixels: Float) -> tuple[Float, NDArray[np.int32]]:
+        """Positions [M, 3] and rays [M] of the samples of pixels [R, 2] that are not hidden."""
+        origins, directions = pixel_rays(request.camera, request.rotation, request.translation, pixels)
+        positions, rays, offsets = self._march(origins, directions)
+        depth = self._density(request, positions)[0] * np.float32(self._spec.step_m)
+        before = np.concatenate([np.zeros(1), np.cumsum(depth, dtype=np.float64)])  # optical depth, [M + 1]
+        in_front = before[:-1] - before[offsets[rays]]
+        seen = np.exp(-in_front) >= _LEAST_TRANSMITTANCE
+        return positions[seen], rays[seen]
+
+    def _density(self, request: HeadRequest, positions: Float) -> tuple[Float, Float]:
+        """Density [M], 1/m, and feature [M, F]."""
+        spec, m = self._spec, len(positions)
+        condition = np.broadcast_to(request.condition, (m, spec.condition))
+        expression = np.broadcast_to(request.expression, (m, spec.expression))
+        log_density, feature = self._head(positions, condition, expression)
+        return np.float32(spec.density_scale_per_m) * np.exp(
+            np.minimum(log_density, spec.max_log_density)
+        ), feature
 
     def _rays(self, request: HeadRequest, pixels: Float) -> Float:
         """Premultiplied RGBA [R, 4] of pixels [R, 2]."""
@@ -69,10 +99,7 @@ class FieldMarcher:
         origins, directions = pixel_rays(request.camera, request.rotation, request.translation, pixels)
         positions, rays, offsets = self._march(origins, directions)
         m, n = len(positions), len(pixels)
-        condition = np.broadcast_to(request.condition, (m, spec.condition))
-        expression = np.broadcast_to(request.expression, (m, spec.expression))
-        log_density, feature = self._head(positions, condition, expression)
-        density = np.float32(spec.density_scale_per_m) * np.exp(np.minimum(log_density, spec.max_log_density))
+        density, feature = self._density(request, positions)
         appearance = np.broadcast_to(request.appearance, (n, spec.appearance))
         if not spec.deferred:
             feature = self._colour(feature, directions[rays], appearance[rays])
@@ -112,6 +139,14 @@ class FieldMarcher:
             offsets,
         )
         return positions[:m], rays[:m], offsets
+
+
+def _pixel_blocks(region: tuple[int, int, int, int]) -> list[Float]:
+    """The pixels of a rectangle (x0, y0, x1, y1), row by row, [R, 2] at a time."""
+    x0, y0, x1, y1 = region
+    rows, columns = np.mgrid[y0:y1, x0:x1]
+    pixels = np.stack([columns.ravel(), rows.ravel()], axis=-1).astype(np.float32)
+    return [pixels[start : start + _RAYS_AT_ONCE] for start in range(0, len(pixels), _RAYS_AT_ONCE)]
 
 
 def _occupied_corners(spec: FieldSpec, occupancy: NDArray[np.uint8]) -> Float:

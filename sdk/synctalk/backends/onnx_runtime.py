@@ -54,7 +54,7 @@ class OnnxRuntime:
         self._audio = AudioNetwork(bundle)
         spec, occupancy = bundle.manifest.spec.field, bundle.tensors["occupancy"]
         n_threads = 1 if device == "cuda" else threads or usable_cpus()
-        self._marcher = FieldMarcher(spec, occupancy, self._head, self._colour, n_threads)
+        self._marcher = FieldMarcher(spec, occupancy, self.head, self._colour, n_threads)
 
     def condition(self, windows: Float) -> Float:
         """Mel windows [N, taps, 80, 16] -> condition [N, C]."""
@@ -64,7 +64,12 @@ class OnnxRuntime:
         """The head alone: premultiplied RGBA [H, W, 4] in 0..1."""
         return self._marcher.render(request)
 
-    def _head(self, positions: Float, condition: Float, expression: Float) -> tuple[Float, Float]:
+    def visible_samples(self, request: HeadRequest) -> tuple[Float, int]:
+        """See ``FieldMarcher.visible_samples``."""
+        return self._marcher.visible_samples(request)
+
+    def head(self, positions: Float, condition: Float, expression: Float) -> tuple[Float, Float]:
+        """Positions [M, 3] in 0..1, condition [M, C], expression [M, E] -> log density [M], feature [M, F]."""
         feed = {"positions": positions, "condition": condition, "expression": expression}
         log_density, feature = self._head_session.run(["log_density", "feature"], _contiguous(feed))
         return log_density, feature

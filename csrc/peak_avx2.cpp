@@ -1,0 +1,2 @@
+#define SYNCTALK_PATH avx2
+#include "peak_loops.h"

@@ -1,0 +1,2 @@
+#define SYNCTALK_PATH portable
+#include "peak_loops.h"
