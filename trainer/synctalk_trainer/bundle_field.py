@@ -92,6 +92,6 @@ def _evaluate(field: Any) -> Any:
     def evaluate(request: HeadRequest, positions: NDArray[np.float32]) -> object:
         inputs = (positions, request.condition, request.expression)
         with torch.inference_mode():
-            return field(*(torch.from_numpy(np.array(values, np.float32, copy=None)) for values in inputs))
+            return field(*(torch.tensor(values, dtype=torch.float32) for values in inputs))
 
     return evaluate
