@@ -72,9 +72,12 @@ def bench(
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as progress:
         bar = progress.add_task("loading", total=1.0)
-        result = benchmark(
-            settings, lambda what, share: progress.update(bar, description=what, completed=share)
-        )
+
+        def show(what: str, share: float) -> None:
+            """Nothing done yet is shown as a bar that moves."""
+            progress.update(bar, description=what, completed=share, total=1.0 if share else None)
+
+        result = benchmark(settings, show)
     out.print(escape(report.summary(result.report)))
     if json_file is not None:
         report.write_report(result.report, json_file)
