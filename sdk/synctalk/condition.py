@@ -133,8 +133,12 @@ class ConditionStream:
     def _frame(self, is_last: bool) -> Spoken:
         index, audio = self._next, self._spec.audio
         # One frame at a time: an encoder may round differently for each number of windows.
-        windows = tap_windows(self._mel, [index], self._spec, self._first_column)
         newest = last_column(index, audio, self._spec.fps) - self._first_column
+        oldest = newest + 1 - audio.window_columns
+        if audio.n_taps == 1 and oldest >= 0:  # the same, four times as fast
+            windows = np.ascontiguousarray(self._mel[oldest : newest + 1].T)[None, None]
+        else:
+            windows = tap_windows(self._mel, [index], self._spec, self._first_column)
         gate = float(self._gates[max(0, newest)])
         condition = shape_condition(self._encode(windows)[0], gate, self._shaping)
         spoken = Spoken(index, condition, self._audio[: self._frame_samples], gate > _SPEAKING, is_last)

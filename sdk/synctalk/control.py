@@ -31,8 +31,8 @@ class Keep(Enum):
 
 KEEP: Final = Keep.KEEP
 
-MAX_POSE_DEG: Final = (15.0, 25.0, 15.0)
-"""Pitch, yaw and roll are held to plus or minus this: beyond, the recorded neck does not follow."""
+MAX_POSE_DEG: Final = (10.0, 10.0, 10.0)
+"""Pitch, yaw and roll are held to plus or minus this: further from the recorded poses the field was never seen."""
 
 _MAX_PENDING = 1000
 _MEMORY_S = 2.0
@@ -71,6 +71,9 @@ class _Ramp:
         if len(self._keys) >= _MAX_PENDING:
             raise ValueError(f"{_MAX_PENDING} commands wait already: set controls closer to their time")
         bisect.insort_right(self._keys, key, key=lambda one: one.at_s)
+
+    def __bool__(self) -> bool:
+        return bool(self._keys)
 
     def __call__(self, now_s: float) -> Double:
         while len(self._keys) > 1 and self._keys[1].at_s < now_s - _MEMORY_S:
@@ -156,6 +159,8 @@ class Control:
     def pose(self, now_s: float) -> Pose:
         """Pitch, yaw, roll in degrees at a time."""
         with self._lock:
+            if not self._pose:
+                return 0.0, 0.0, 0.0
             pitch, yaw, roll = self._pose(now_s)
         return float(pitch), float(yaw), float(roll)
 

@@ -54,7 +54,7 @@ class Executor:
     def add(self, timeline: Timeline, ring: Callable[[], None]) -> None:
         """Draw for a session from now on; ``ring`` is called, on the executor's thread, when frames are ready.
 
-        Raises: CapacityError: no room for another session in real time, with the reason.
+        Raises: CapacityError: no room beside the sessions that are open, with the reason. The first one always fits.
         """
         self.probe(timeline.stage)
         with self._condition:
@@ -90,11 +90,15 @@ class Executor:
         shot = Shot(0, stage.shaping.rest, stage.track.expression[0])
         seconds = []
         for _ in range(1 + _PROBE_FRAMES):
-            began = time.perf_counter()
+            began = self.clock()
             stage.draw(shot)
-            seconds.append(time.perf_counter() - began)
+            seconds.append(self.clock() - began)
         with self._condition:
             self._cost_s.setdefault(stage, statistics.median(seconds[1:]))
+
+    def cost_s(self, stage: Stage) -> float:
+        """Seconds that a frame of an avatar takes, by the latest frames; NaN before ``probe``."""
+        return self._cost_s.get(stage, math.nan)
 
     @property
     def n_sessions(self) -> int:
@@ -123,8 +127,8 @@ class Executor:
     def _admit(self, timeline: Timeline) -> None:
         if len(self._rings) >= self._max_sessions:
             raise CapacityError(f"{self._max_sessions} sessions are open, the most there may be: close one")
-        if timeline.pace == "fast":
-            return
+        if timeline.pace == "fast" or not any(one.pace == "realtime" for one in self._rings):
+            return  # it disturbs nobody: on a machine too slow for it, pictures are repeated
         cost = self._cost_s[timeline.stage]
         load = self._load() + cost * timeline.fps
         if load > self._load_limit:
@@ -158,7 +162,7 @@ class Executor:
         return batch, soonest - now
 
     def _serve(self, timeline: Timeline) -> None:
-        began = time.perf_counter()
+        began = self.clock()
         try:
             plan = timeline.plan(self.clock())
             if plan is None:
@@ -166,7 +170,7 @@ class Executor:
             image = timeline.repeated(self.clock())
             if image is None:
                 image = plan.stage.draw(plan.shot)
-                self._learn(plan, time.perf_counter() - began)
+                self._learn(plan, self.clock() - began)
             timeline.finish(plan, image, self.clock())
         except Exception as error:  # whatever it is, it is this session's, and the others go on
             timeline.fail(error)

@@ -82,18 +82,24 @@ class Blinks:
 class Sway:
     """A slow drift of the head of about half a degree, as of somebody who breathes and waits."""
 
-    _DEGREES = np.array([0.35, 0.45, 0.25])
-    _HERTZ = np.array([[0.23, 0.11], [0.09, 0.17], [0.07, 0.13]])
+    _DEGREES = (0.35, 0.45, 0.25)
+    _HERTZ = ((0.23, 0.11), (0.09, 0.17), (0.07, 0.13))
 
     def __init__(self, fps: int, seed: int) -> None:
         self._fps = fps
-        self._phases = np.random.default_rng([seed, 2]).uniform(0.0, 2.0 * np.pi, self._HERTZ.shape)
+        self._phases = np.random.default_rng([seed, 2]).uniform(0.0, 2.0 * np.pi, (3, 2)).tolist()
 
     def __call__(self, index: int, share: float) -> tuple[float, float, float]:
         """Pitch, yaw, roll in degrees at a frame; share: 0..1 of the motion."""
-        waves = np.sin(2.0 * np.pi * self._HERTZ * (index / self._fps) + self._phases).mean(axis=1)
-        pitch, yaw, roll = share * self._DEGREES * waves
-        return float(pitch), float(yaw), float(roll)
+        at = 2.0 * math.pi * index / self._fps
+        pitch, yaw, roll = (
+            0.5
+            * share
+            * degrees
+            * sum(math.sin(hertz * at + phase) for hertz, phase in zip(*waves, strict=True))
+            for degrees, *waves in zip(self._DEGREES, self._HERTZ, self._phases, strict=True)
+        )
+        return pitch, yaw, roll
 
 
 @dataclass(frozen=True, eq=False)

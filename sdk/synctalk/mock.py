@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from synctalk.audio import SILENCE
 from synctalk.backends import HeadRequest
 from synctalk.bundle import Frame, Manifest, Placement
-from synctalk.geometry import Camera, project
+from synctalk.geometry import Camera
 from synctalk.spec import preset
 
 __all__ = ["MOCK_SIZE", "MockBackend", "MockBundle"]
@@ -90,6 +90,9 @@ class MockBackend:
         rows, columns = np.mgrid[: 2 * MOCK_SIZE, : 2 * MOCK_SIZE] - (MOCK_SIZE - 0.5)
         distance = np.hypot(rows / 0.3, columns / 0.24) / MOCK_SIZE
         alpha = np.clip((1.0 - distance) * 0.25 * MOCK_SIZE, 0.0, 1.0)[..., None]
+        self._points = np.array(
+            [[0, 0, 0], [0.04, 0.03, 0.09], [-0.04, 0.03, 0.09], [0, -0.06, 0.09]], np.float32
+        )
         self._disc = np.concatenate([alpha * _SKIN, alpha], axis=2).astype(np.float32)
 
     def condition(self, windows: Float) -> Float:
@@ -102,10 +105,13 @@ class MockBackend:
 
     def render_head(self, request: HeadRequest) -> Float:
         """Premultiplied RGBA [H, W, 4] in 0..1."""
-        points = np.array([[0, 0, 0], [0.04, 0.03, 0.09], [-0.04, 0.03, 0.09], [0, -0.06, 0.09]], np.float32)
-        where = project(request.camera, request.rotation, request.translation, points)
-        centre, left, right, mouth = np.clip(np.round(where), 12, MOCK_SIZE - 12).astype(int)
-        x, y = MOCK_SIZE - centre
+        camera = request.camera
+        seen = self._points @ request.rotation.T + request.translation  # [4, 3] metres
+        where = camera.focal_px * seen[:, :2] / seen[:, 2:] + MOCK_SIZE / 2
+        centre, left, right, mouth = [
+            [min(MOCK_SIZE - 12, max(12, round(value))) for value in pair] for pair in where.tolist()
+        ]
+        x, y = MOCK_SIZE - centre[0], MOCK_SIZE - centre[1]
         head = self._disc[y : y + MOCK_SIZE, x : x + MOCK_SIZE].copy()
         shut = float(request.expression[self._blinks].max(initial=0.0))
         for column, row in (left, right):

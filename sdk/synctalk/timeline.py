@@ -401,8 +401,9 @@ class Timeline:
         audio = np.zeros(self.stage.frame_samples, np.float32)
         if spoken is not None:
             audio = spoken.audio
-            if self._idle:  # the clock goes on after a short last frame
-                audio = np.pad(audio, (0, self.stage.frame_samples - len(audio)))
+            missing = self.stage.frame_samples - len(audio)
+            if self._idle and missing:  # the clock goes on after a short last frame
+                audio = np.pad(audio, (0, missing))
         return Plan(
             shot=self._shot(mouth.condition if self._idle or spoken is None else spoken.condition),
             index=self._next,
