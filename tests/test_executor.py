@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 
@@ -179,3 +181,16 @@ def test_avatars_may_share_an_executor() -> None:
         assert executor.n_sessions == 2
         assert not (next(iter(a.run())).image == next(iter(b.run())).image).all()
         assert executor.cost_s(one.stage) > 0.0
+
+
+def test_a_program_may_end_with_sessions_open() -> None:
+    code = (
+        "from synctalk import Avatar\n"
+        "session = Avatar.mock().sync_session()\n"
+        "session.__enter__()\n"
+        "print(next(iter(session.run())).index)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert (done.stdout, done.stderr) == ("0\n", "")

@@ -51,6 +51,8 @@ def test_dropped_frames_can_be_asked_for_again() -> None:
     values = [blinks(i) for i in range(500)]
     assert [blinks(i) for i in range(480, 500)] == values[480:]
     assert blinks(500) in (0.0, 0.5)
+    later = Blinks(_track(_rare()), [1, 2], 25, seed=3, first=10_000)
+    assert [later(i) for i in range(10_000, 10_500)] == values
 
 
 def test_recorded_blinks_take_the_place_of_ours() -> None:

@@ -6,6 +6,7 @@ nobody speaks. ``ConditionStream`` gives the same conditions, bit for bit, for e
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -24,7 +25,7 @@ from synctalk.audio import (
 )
 from synctalk.spec import Spec
 
-__all__ = ["ConditionStream", "Shaping", "Spoken", "shape_condition"]
+__all__ = ["ConditionStream", "Shaping", "Spoken", "Utterance", "shape_condition"]
 
 Float = NDArray[np.float32]
 Encoder = Callable[[Float], Float]
@@ -154,3 +155,35 @@ class ConditionStream:
         n = min(max(0, oldest - self._first_column), len(self._mel))
         self._mel, self._gates = self._mel[n:], self._gates[n:]
         self._first_column += n
+
+
+class Utterance:
+    """One sound, from the first push to ``flush``: chunks in, spoken frames out, computed when asked for."""
+
+    def __init__(self, stream: ConditionStream, rate: int) -> None:
+        self.rate, self.stream = rate, stream
+        self.pushed_s = 0.0
+        self.played_s = 0.0
+        self.is_ended = False
+        self._chunks: deque[Float] = deque()
+        self._ready: Iterator[Spoken] = iter(())
+        self._is_flushed = False
+
+    def push(self, mono: Float) -> None:
+        """Append samples at the utterance's rate."""
+        self.pushed_s += len(mono) / self.rate
+        piece = max(1, self.rate // 4)  # large chunks in pieces, so that the first frame comes soon
+        self._chunks.extend(mono[i : i + piece] for i in range(0, len(mono), piece))
+
+    def next(self) -> Spoken | None:
+        """The next frame, or None until there is more sound."""
+        while True:
+            if (spoken := next(self._ready, None)) is not None:
+                return spoken
+            if self._chunks:
+                self._ready = self.stream.push(self._chunks.popleft())
+            elif self.is_ended and not self._is_flushed:
+                self._is_flushed = True
+                self._ready = self.stream.flush()
+            else:
+                return None

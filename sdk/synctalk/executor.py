@@ -6,6 +6,7 @@ pace ``fast`` have no deadline and take what is left.
 
 from __future__ import annotations
 
+import atexit
 import math
 import statistics
 import threading
@@ -65,6 +66,7 @@ class Executor:
             if self._thread is None and self._is_threaded:
                 self._thread = threading.Thread(target=self._run, name="synctalk-executor", daemon=True)
                 self._thread.start()
+                atexit.register(self._stop)  # a thread inside native code must not outlive the interpreter
             self._condition.notify()
 
     def remove(self, timeline: Timeline) -> None:
@@ -186,12 +188,22 @@ class Executor:
         known = self._cost_s.get(plan.stage, seconds)
         self._cost_s[plan.stage] = known + _COST_RATE * (seconds - known)
 
+    def _stop(self) -> None:
+        with self._condition:
+            thread = self._thread
+            self._rings.clear()
+            self._is_woken = True
+            self._condition.notify()
+        if thread is not None:
+            thread.join()
+
     def _run(self) -> None:
         while True:
             wait = self.step()
             with self._condition:
                 if not self._rings:
                     self._thread = None
+                    atexit.unregister(self._stop)
                     return
                 if wait > 0.0 and not self._is_woken:
                     self._condition.wait(None if wait == math.inf else wait)

@@ -39,8 +39,8 @@ _MEMORY = 64
 class Blinks:
     """How shut the eyes are at each frame. A recorded blink counts: the next one comes a full interval later."""
 
-    def __init__(self, track: Track, channels: list[int], fps: int, seed: int) -> None:
-        """channels: the blink coefficients; none, or none that moves, means no blinks."""
+    def __init__(self, track: Track, channels: list[int], fps: int, seed: int, first: int = 0) -> None:
+        """channels: the blink coefficients; none, or none that moves, means no blinks. first: frame to begin with."""
         recorded = track.expression[:, channels]
         least, most = recorded.min(axis=0, initial=1.0), recorded.max(axis=0, initial=0.0)
         self.is_able = bool(channels) and bool((most - least > _LEAST_RANGE).all())
@@ -55,9 +55,9 @@ class Blinks:
             float(np.interp(i * 25.0 / fps, range(len(_CLOSING)), _CLOSING, right=0.0))
             for i in range(math.ceil(len(_CLOSING) * fps / 25))
         ]
-        self._next = self._interval()
+        self._next = first + self._interval()
         self._values: deque[float] = deque(maxlen=_MEMORY)
-        self._n = 0  # frames known; the deque holds the last of them
+        self._n = first  # frames known; the deque holds the last of them
 
     def __call__(self, index: int) -> float:
         """0 open .. 1 shut, for a frame at or after the last one asked for, or a few before it."""

@@ -14,7 +14,6 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
@@ -22,7 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from synctalk.audio import to_mono
-from synctalk.condition import ConditionStream, Spoken
+from synctalk.condition import Spoken, Utterance
 from synctalk.control import Control
 from synctalk.frame import Frame
 from synctalk.idle import Blinks, Mouth, Sway
@@ -35,6 +34,8 @@ Pace: TypeAlias = Literal["realtime", "fast"]
 
 _NEVER = math.inf
 _EPSILON_S = 1e-6
+_MEMORY_FRAMES = 32
+"""Frames that were planned and dropped are planned again: more than may be drawn ahead."""
 _MAX_LAG_S = 1.0
 """Further behind, for a stalled machine or consumer, the clock starts anew instead of catching up."""
 
@@ -51,8 +52,10 @@ class Limits:
     """A push that waits this long without any frame being taken raises ``CapacityError``."""
 
     def __post_init__(self) -> None:
-        if self.ahead_frames < 1 or self.pending_s <= 0 or self.stall_s <= 0:
-            raise ValueError(f"limits: expected positive numbers, got {self}")
+        if not 1 <= self.ahead_frames <= _MEMORY_FRAMES or self.pending_s <= 0 or self.stall_s <= 0:
+            raise ValueError(
+                f"limits: expected positive numbers, {_MEMORY_FRAMES} frames at most, got {self}"
+            )
 
 
 @dataclass(frozen=True)
@@ -83,38 +86,6 @@ class SessionStats:
     """Sound that waits to be handed out."""
     generation: int
     """Interruptions so far."""
-
-
-class Utterance:
-    """One sound, from the first push to ``flush``: chunks in, spoken frames out, computed when asked for."""
-
-    def __init__(self, stream: ConditionStream, rate: int) -> None:
-        self.rate, self.stream = rate, stream
-        self.pushed_s = 0.0
-        self.played_s = 0.0
-        self.is_ended = False
-        self._chunks: deque[Float] = deque()
-        self._ready: Iterator[Spoken] = iter(())
-        self._is_flushed = False
-
-    def push(self, mono: Float) -> None:
-        """Append samples at the utterance's rate."""
-        self.pushed_s += len(mono) / self.rate
-        piece = max(1, self.rate // 4)  # large chunks in pieces, so that the first frame comes soon
-        self._chunks.extend(mono[i : i + piece] for i in range(0, len(mono), piece))
-
-    def next(self) -> Spoken | None:
-        """The next frame, or None until there is more sound."""
-        while True:
-            if (spoken := next(self._ready, None)) is not None:
-                return spoken
-            if self._chunks:
-                self._ready = self.stream.push(self._chunks.popleft())
-            elif self.is_ended and not self._is_flushed:
-                self._is_flushed = True
-                self._ready = self.stream.flush()
-            else:
-                return None
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,7 +157,8 @@ class Timeline:
         channels = [names.index(name) for name in ("eyeBlinkLeft", "eyeBlinkRight") if name in names]
         self.stage, self._channels = stage, channels
         self._least, self._most = expression.min(axis=0), expression.max(axis=0)
-        self._blinks = Blinks(stage.track, channels, self.fps, self._seed)
+        known_from = max(0, self._next - _MEMORY_FRAMES)
+        self._blinks = Blinks(stage.track, channels, self.fps, self._seed, known_from)
         self._sway = Sway(self.fps, self._seed)
         self._mouth = self._shown = Mouth.at_rest(stage.shaping.rest)
 
