@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from abc import ABC, abstractmethod
 from types import TracebackType
 from typing import Protocol
 
@@ -36,7 +37,7 @@ class _Staged(Protocol):
     def stage(self) -> Stage: ...
 
 
-class _Base:
+class _Base(ABC):
     """What both kinds of session share."""
 
     def __init__(self, timeline: Timeline, executor: Executor) -> None:
@@ -57,7 +58,6 @@ class _Base:
         """End the utterance: its last frames come without waiting for more sound, the very last with ``end_of_speech``."""
         self._timeline.flush()
         self._executor.wake()
-        self._ring()
 
     def interrupt(self) -> Interrupted:
         """Fall silent now: pushed sound and undisplayed frames are dropped, later frames count a new generation.
@@ -107,8 +107,9 @@ class _Base:
         self._executor.remove(self._timeline)
         self._ring()
 
+    @abstractmethod
     def _ring(self) -> None:
-        raise AssertionError("each kind of session rings in its own way")
+        """Wake whoever waits for frames or for room."""
 
 
 class Session(_Base):
