@@ -137,8 +137,8 @@ class AudioSpec:
     """``kernel``: mel bins are averaged to so many bands first."""
     components: int = 64
     """``kernel``: principal components of the pooled window."""
-    cosines: int = 1024
-    """``kernel``: random cosine features."""
+    cosines: int = 3072
+    """``kernel``: random cosine features; the more the better, at a cost of their square when fitting."""
     encoder_width: int = 32
     embedding: int = 512
     """``ave``: width of the embedding of one window."""
@@ -169,10 +169,10 @@ class FieldSpec:
     expression_names: tuple[str, ...] = EXPRESSION_NAMES
     attention_hidden: int = 16
     gate: Literal["sigmoid", "none"] = "sigmoid"
-    density_hidden: int = 64
+    density_hidden: int = 48
     density_layers: int = 2
     """Hidden layers of the density network."""
-    feature: int = 31
+    feature: int = 15
     deferred: bool = True
     colour_hidden: int = 64
     colour_layers: int = 1
@@ -187,8 +187,9 @@ class FieldSpec:
     box_max_m: tuple[float, float, float] = (0.13, 0.18, 0.11)
     occupancy_resolution: int = 128
     """Cells per axis of the occupancy grid over the box."""
-    step_m: float = 0.004
-    max_samples: int = 24
+    step_m: float = 0.006
+    """Training and rendering step alike: 4 mm would take half as many samples again."""
+    max_samples: int = 16
     """Samples per ray, at most."""
 
     @property
@@ -297,6 +298,7 @@ def preset(name: str) -> Spec:
                 attention_hidden=64,
                 gate="none",
                 condition=32,
+                density_hidden=64,
                 feature=64,
                 deferred=False,
                 step_m=math.sqrt(3.0) / 64 * 0.25,

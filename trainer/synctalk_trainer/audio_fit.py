@@ -1,10 +1,11 @@
 """Fits the kernel encoder in closed form: mel window -> shape of the mouth, as principal components.
 
 A window of 24 mel columns goes through its principal components and random cosine features (a Gaussian kernel) into
-ridge regression. The kernel's width, how far around the frame
-it listens, and each component's ridge are chosen by cross-validation over takes or stretches of the clip,
-which also gives, for every training frame, a prediction by a machine that never saw its stretch: the field is
-trained on these, so that it meets the same errors in training as with new speech.
+ridge regression. Every window is heard twice, as it is and as another speaker and microphone might have made it, so
+that the mouth also opens for voices unlike the subject's. The kernel's width, how far around the frame it listens, and
+each component's ridge are chosen by cross-validation over takes or stretches of the clip, which also gives, for every
+training frame, a prediction by a machine that never saw its stretch: the field is trained on these, so that it meets
+the same errors in training as with new speech.
 Source: Rahimi and Recht 2007 (random features); Wolpert 1992 (stacking).
 """
 
@@ -29,7 +30,11 @@ _REACHES = (6.0, 30.0)
 """Decay of a window's columns around the frame, in columns: the sound at hand, or all of the window"""
 _FRAME_AT = 2 / 3
 """Where in the window the frame's own time lies."""
-_RIDGES = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
+_MEL_SHIFT, _MEL_STRETCH = 6.0, 0.06
+"""Other speakers' formants lie up to so many mel bins higher or lower, and are spread by up to this share."""
+_TILT, _LEVEL, _NOISE = 0.2, 0.3, 0.05
+"""Spectral tilt, loudness and noise of other microphones and rooms, in units of the mel features"""
+_RIDGES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 
 
 @dataclass(frozen=True)
@@ -109,13 +114,14 @@ def fit_kernel(
 
     windows: [N, 1, 80, columns] of all frames; target: [N, C]; frames: [n] those to fit; take: [N].
     """
-    pooled = encoder.pooled(windows[frames])
+    heard = windows[frames]
+    pooled = encoder.pooled(torch.cat([heard, _as_another_voice(heard, generator)]))
     directions = torch.from_numpy(generator.standard_normal(encoder.frequencies.shape).astype(np.float32))
     encoder.phases.copy_(
         torch.from_numpy(generator.uniform(0, 2 * np.pi, len(encoder.phases)).astype(np.float32))
     )
-    fold = torch.from_numpy(_folds(frames, take))
-    wanted = target[frames].double()
+    fold = torch.from_numpy(_folds(frames, take)).repeat(2)
+    wanted = target[frames].double().repeat(2, 1)
     reach, width = _choose(encoder, pooled, wanted, fold, directions)
     _set_components(encoder, pooled, reach)
     encoder.frequencies.copy_(directions * width)
@@ -124,6 +130,7 @@ def fit_kernel(
     weights = torch.cat([regression.solve(r)[:, i : i + 1] for i, r in enumerate(ridges)], dim=1)
     encoder.readout.copy_(weights[:-1])
     encoder.bias.copy_(weights[-1])
+    unseen, wanted = unseen[: len(frames)], wanted[: len(frames)]
     first = torch.stack([unseen[:, 0], wanted[:, 0]])
     return AudioFit(
         reach,
@@ -134,6 +141,24 @@ def fit_kernel(
         float(wanted[:, 0].std() / unseen[:, 0].std().clamp(min=1e-6)),
         unseen.float(),
     )
+
+
+def _as_another_voice(windows: Tensor, generator: np.random.Generator) -> Tensor:
+    """Mel windows with shifted formants, another spectral tilt and level, and a little noise, [n, 1, mels, columns]."""
+    n, _, n_mels, n_columns = windows.shape
+
+    def uniform(reach: float) -> Tensor:
+        return torch.from_numpy(generator.uniform(-reach, reach, (n, 1)).astype(np.float32))
+
+    at = torch.arange(n_mels) * (1 + uniform(_MEL_STRETCH)) + uniform(_MEL_SHIFT)  # [n, mels]
+    at = at.clamp(0, n_mels - 1)
+    below = at.long().clamp(max=n_mels - 2)
+    index, share = below[..., None].expand(n, n_mels, n_columns), (at - below)[..., None]
+    bins = windows[:, 0]
+    moved = bins.gather(1, index) * (1 - share) + bins.gather(1, index + 1) * share
+    slope = torch.linspace(-1, 1, n_mels) * uniform(_TILT) + uniform(_LEVEL)
+    noise = torch.from_numpy(generator.standard_normal(moved.shape, np.float32))
+    return (moved + slope[..., None] + _NOISE * noise)[:, None]
 
 
 def _errors(predicted: Tensor, truth: Tensor) -> Tensor:

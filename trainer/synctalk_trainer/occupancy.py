@@ -20,7 +20,9 @@ __all__ = ["Occupancy", "cell_centres", "visual_hull"]
 Bools = NDArray[np.bool_]
 
 _SEEN_WEIGHT = 0.02
-"""A sample with less weight than this on its ray is not worth a visit."""
+"""A sample with less weight than this on its ray is not worth a visit while the surface still moves."""
+_KEPT_WEIGHT = 0.1
+"""The same for a trained surface."""
 _DECAY = 0.9
 _AT_FIRST = 0.3
 _FRONT_MARGIN_M = 0.012
@@ -112,8 +114,8 @@ class Occupancy:
         return float(cells.mean())
 
     def tighten(self) -> None:
-        """Visit only what was seen, not its neighbours: a trained surface moves no more. A third fewer samples."""
-        seen = (self.seen > _SEEN_WEIGHT).numpy().reshape(self.hull.shape)
+        """Visit only what was seen, not its neighbours: a trained surface moves no more."""
+        seen = (self.seen > _KEPT_WEIGHT).numpy().reshape(self.hull.shape)
         if seen.any():
             closed = ndimage.binary_closing(seen, ndimage.generate_binary_structure(3, 1))  # no pinholes
             self.bits = self._packed((seen | closed) & self.hull)
