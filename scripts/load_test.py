@@ -152,13 +152,18 @@ def _interrupt_thread(avatar: Avatar, sound: Float, n: int, seed: int, stale: li
 
 
 class SimulatedClock:
-    """Seconds that pass when told."""
+    """Seconds that pass in ticks of 20 ms, when told: frames are planned and due at multiples of that."""
 
     def __init__(self) -> None:
+        self._n_ticks = 0
         self.now = 0.0
 
     def __call__(self) -> float:
         return self.now
+
+    def tick(self) -> None:
+        self._n_ticks += 1
+        self.now = self._n_ticks / 50.0 + 1e-6  # that no frame hangs on the last bit
 
 
 async def drift(avatar: Avatar, arguments: argparse.Namespace) -> Figures:
@@ -187,7 +192,8 @@ async def drift(avatar: Avatar, arguments: argparse.Namespace) -> Figures:
                 session.push_audio(sound, RATE)
                 session.flush()
                 next_click_s += 30.0 + 0.0137
-            clock.now += min(wait, 0.01) if wait > 0.0 else 0.0
+            if wait > 0.0:
+                clock.tick()
         stats = session.stats
     return {
         "hours": arguments.hours,
@@ -215,7 +221,7 @@ def _mouth_lag_ms(frames: list[Frame]) -> float:
 def _mouth_pixels(image: NDArray[np.uint8]) -> int:
     """How open the mock's mouth is: pixels of its colour, less those of the closed one."""
     below = image[len(image) // 2 :]
-    return max(0, int(((below[..., 0] > 90) & (below[..., 1] < 60) & (below[..., 2] < 60)).sum()) - 14)
+    return max(0, int(((below[..., 0] > 90) & (below[..., 1] < 60) & (below[..., 2] < 60)).sum()) - 10)
 
 
 # --- many sessions -------------------------------------------------------------------------------------------------

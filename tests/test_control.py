@@ -185,6 +185,8 @@ def test_the_head_turns_as_named() -> None:
     assert (head_turn(10, 0, 0) @ face)[1] > 0.1  # up
     assert (head_turn(0, 10, 0) @ face)[0] > 0.1  # to the subject's left
     assert (head_turn(0, 0, 10) @ top)[0] > 0.1  # to the left shoulder
+    together = head_turn(0, -7, 0) @ head_turn(5, 0, 0) @ head_turn(0, 0, 3)
     turn = head_turn(5, -7, 3)
+    np.testing.assert_allclose(turn, together, atol=1e-6)
     np.testing.assert_allclose(turn @ turn.T, np.eye(3), atol=1e-6)
     assert np.linalg.det(turn) == pytest.approx(1.0)

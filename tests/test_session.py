@@ -490,7 +490,7 @@ def test_a_mock_avatar_speaks_in_step() -> None:
     frames = list(Avatar.mock().speak(sound, RATE))
     closed = int((frames[5].image == frames[6].image).all(axis=2).sum())
     assert closed > 0
-    mouth = [int(((f.image[48:, :, 0] > 90) & (f.image[48:, :, 1] < 60)).sum()) for f in frames]
+    mouth = [int(((f.image[32:, :, 0] > 90) & (f.image[32:, :, 1] < 60)).sum()) for f in frames]
     assert set(np.flatnonzero(np.array(mouth) > mouth[5])) <= set(range(24, 32))
     assert max(mouth[25:30]) > 3 * mouth[5]
     _same(frames, list(Avatar.mock().speak(sound, RATE)))

@@ -64,7 +64,7 @@ class Avatar:
 
     @staticmethod
     def mock(seed: int = 0) -> Avatar:
-        """An avatar without weights or file, 96 x 96 pixels: a drawn face whose mouth opens with the sound.
+        """An avatar without weights or file, 64 x 64 pixels: a drawn face whose mouth opens with the sound.
 
         For the tests of apps: everything else is the real thing, and the same sound gives the same frames. Its sessions
         are admitted on the busiest machine.

@@ -11,6 +11,7 @@ Picture: pixel (column u, row v) has its centre at (u + 0.5, v + 0.5); the origi
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,9 +75,11 @@ def head_turn(pitch_deg: float, yaw_deg: float, roll_deg: float) -> Float:
 
     ``pose @ head_turn(...)`` turns the head about its own axes before the pose is applied; roll comes first.
     """
-    pitch, yaw, roll = np.radians([-pitch_deg, yaw_deg, -roll_deg])
-    cos, sin = np.cos, np.sin
-    about_x = np.array([[1, 0, 0], [0, cos(pitch), -sin(pitch)], [0, sin(pitch), cos(pitch)]])
-    about_y = np.array([[cos(yaw), 0, sin(yaw)], [0, 1, 0], [-sin(yaw), 0, cos(yaw)]])
-    about_z = np.array([[cos(roll), -sin(roll), 0], [sin(roll), cos(roll), 0], [0, 0, 1]])
-    return np.asarray(about_y @ about_x @ about_z, np.float32)
+    pitch, yaw, roll = math.radians(-pitch_deg), math.radians(yaw_deg), math.radians(-roll_deg)
+    (cx, cy, cz), (sx, sy, sz) = map(math.cos, (pitch, yaw, roll)), map(math.sin, (pitch, yaw, roll))
+    turn = (  # about y, after about x, after about z
+        (cy * cz + sy * sx * sz, sy * sx * cz - cy * sz, sy * cx),
+        (cx * sz, cx * cz, -sx),
+        (cy * sx * sz - sy * cz, sy * sz + cy * sx * cz, cy * cx),
+    )
+    return np.array(turn, np.float32)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -117,6 +117,7 @@ class Mouth:
 
     _ONSET = (0.45, 0.75)
     _TO_REST = 0.4
+    _AT_REST = 1e-4
     _CALM_STEP = 1.0 / 15.0
 
     @staticmethod
@@ -130,12 +131,15 @@ class Mouth:
             condition if share == 1.0 else self.condition + np.float32(share) * (condition - self.condition)
         )
         calm = self._calmed(not is_speaking)
-        return replace(self, condition=shown, n_spoken=self.n_spoken + 1, calm=calm)
+        return Mouth(self.rest, shown, self.n_spoken + 1, calm)
 
     def be_quiet(self) -> Mouth:
         """The next frame has nothing to say: the mouth goes to rest."""
-        shown = self.condition + np.float32(self._TO_REST) * (self.rest - self.condition)
-        return replace(self, condition=shown, n_spoken=0, calm=self._calmed(True))
+        if self.calm == 1.0 and self.n_spoken == 0 and self.condition is self.rest:
+            return self
+        left = np.float32(1.0 - self._TO_REST) * (self.condition - self.rest)
+        shown = self.rest + left if np.abs(left).max(initial=0.0) > self._AT_REST else self.rest
+        return Mouth(self.rest, shown, 0, self._calmed(True))
 
     @property
     def idle_share(self) -> float:

@@ -23,7 +23,7 @@ __all__ = ["MOCK_SIZE", "MockBackend", "MockBundle"]
 Float = NDArray[np.float32]
 Picture = NDArray[np.uint8]
 
-MOCK_SIZE = 96
+MOCK_SIZE = 64
 """Width and height of a mock avatar's frames, pixels."""
 
 _TRACK = 50
@@ -109,15 +109,15 @@ class MockBackend:
         seen = self._points @ request.rotation.T + request.translation  # [4, 3] metres
         where = camera.focal_px * seen[:, :2] / seen[:, 2:] + MOCK_SIZE / 2
         centre, left, right, mouth = [
-            [min(MOCK_SIZE - 12, max(12, round(value))) for value in pair] for pair in where.tolist()
+            [min(MOCK_SIZE - 8, max(8, round(value))) for value in pair] for pair in where.tolist()
         ]
         x, y = MOCK_SIZE - centre[0], MOCK_SIZE - centre[1]
         head = self._disc[y : y + MOCK_SIZE, x : x + MOCK_SIZE].copy()
         shut = float(request.expression[self._blinks].max(initial=0.0))
         for column, row in (left, right):
-            _fill(head, row, column, max(1, round(4 * (1.0 - shut))), 4, _EYE)
+            _fill(head, row, column, max(1, round(3 * (1.0 - shut))), 3, _EYE)
         opening = min(1.0, max(0.0, float(request.condition[0])))
-        _fill(head, mouth[1], mouth[0], 1 + round(9 * opening), 7, _MOUTH)
+        _fill(head, mouth[1], mouth[0], 1 + round(6 * opening), 5, _MOUTH)
         return head
 
 
