@@ -7,7 +7,7 @@ from fake_faces import mesh_m
 from scipy.spatial.transform import Rotation
 from synctalk.spec import EXPRESSION_NAMES
 from synctalk_trainer.prepare.expression import BLENDSHAPES, expression_of
-from synctalk_trainer.prepare.pose import _spread, fit_poses, smooth_poses
+from synctalk_trainer.prepare.pose import fit_poses, smooth_poses, spread_poses
 
 SIZE, FOCAL = 256, 3.0 * 256
 FLIP = np.diag([1.0, -1.0, -1.0])
@@ -57,7 +57,7 @@ def test_frames_without_a_face_lie_between_their_neighbours() -> None:
     points, rotation, _ = seen(60, 0.0)
     valid = np.ones(60, bool)
     valid[20:25] = False
-    turned, moved = _spread(fit_poses(points[valid], SIZE), valid)
+    turned, moved = spread_poses(fit_poses(points[valid], SIZE), valid)
     assert turned.shape == (60, 3, 3)
     assert np.isfinite(moved).all()
     assert degrees(turned, rotation)[20:25].max() < 2.5

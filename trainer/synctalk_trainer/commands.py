@@ -110,6 +110,9 @@ def prepare(
             metavar="FILE", help="A copy of selfie_segmentation.tflite; downloaded once if left out."
         ),
     ] = None,
+    landmark_poses: Annotated[
+        bool, typer.Option("--landmark-poses", help="Head poses of the landmarks alone, not stabilised.")
+    ] = False,
 ) -> None:
     """Turn a video of one person into a dataset for training.
 
@@ -117,7 +120,7 @@ def prepare(
 
     Look at DATASET/report.html before you train. Run again, it does only what is missing or has changed.
 
-    Steps: media, landmarks, masks, plate, pose, expression, report.
+    Steps: media, landmarks, masks, plate, landmark_pose, tracks, pose, expression, report.
 
     Examples:
 
@@ -135,7 +138,8 @@ def prepare(
 
     console = Console(highlight=False, soft_wrap=True)
     names = tuple(name.strip() for name in steps.split(",") if name.strip())
-    done = prepare_video(video, out, Options(size, takes, landmarker, segmenter), names, force, console)
+    options = Options(size, takes, "landmarks" if landmark_poses else "stabilised", landmarker, segmenter)
+    done = prepare_video(video, out, options, names, force, console)
     for warning in done.warnings:
         console.print(f"[yellow]warning[/] ({warning['step']}): {escape(warning['message'])}")
     if done.kept:
@@ -221,6 +225,8 @@ def synthesize(
     babble: Annotated[
         bool, typer.Option("--babble", help="Built-in syllables instead of espeak-ng.")
     ] = False,
+    turn: Annotated[float, typer.Option(min=0.0, max=4.0, help="Factor on how far the head turns.")] = 1.0,
+    grain: Annotated[float, typer.Option(min=0.0, max=20.0, help="Noise of the sensor, of 255.")] = 0.9,
 ) -> None:
     """Render a talking computer-generated person, with exact poses, masks and expressions.
 
@@ -236,5 +242,5 @@ def synthesize(
 
     from .synthetic import synthesize as render_clip
 
-    video = render_clip(out, seconds, size, seed, head, fps, "babble" if babble else "espeak")
+    video = render_clip(out, seconds, size, seed, head, fps, "babble" if babble else "espeak", turn, grain)
     Console(highlight=False).print(f"{video}\n{out / 'truth.npz'}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ANCHORS_CM", "JAW", "OVAL", "STABLE", "head_axes"]
+__all__ = ["ANCHORS_CM", "CHEEK_LINE", "EYES", "JAW", "OVAL", "STABLE", "head_axes"]
 
 Float = NDArray[np.float32]
 
@@ -30,6 +30,63 @@ STABLE = (
     *(109, 338, 67, 297, 103, 332, 54, 284),
 )
 """Points that move with the skull: forehead, nose, cheekbones, temples, eye corners; no lips, jaw, lids or brows."""
+
+CHEEK_LINE = (93, 137, 123, 50, 205, 98, 2, 327, 425, 280, 352, 366, 323)
+"""From the right ear under cheekbone and nose to the left ear: below it, speech moves the skin."""
+
+EYES = (
+    (
+        33,
+        7,
+        163,
+        144,
+        145,
+        153,
+        154,
+        155,
+        133,
+        173,
+        55,
+        107,
+        66,
+        105,
+        63,
+        70,
+        46,
+        226,
+        31,
+        228,
+        229,
+        230,
+        231,
+    ),
+    (
+        263,
+        249,
+        390,
+        373,
+        374,
+        380,
+        381,
+        382,
+        362,
+        398,
+        285,
+        336,
+        296,
+        334,
+        293,
+        300,
+        276,
+        446,
+        261,
+        448,
+        449,
+        450,
+        451,
+    ),
+)
+"""Eyes, lids and brows, right and left."""
 
 ANCHORS_CM: dict[int, tuple[float, float, float]] = {
     33: (-4.446, 2.664, 3.173),

@@ -19,9 +19,11 @@ from synctalk_trainer.prepare.landmarks import Landmarker, MediaPipeLandmarker, 
 from synctalk_trainer.prepare.masks import run_masks
 from synctalk_trainer.prepare.media import run_media
 from synctalk_trainer.prepare.plate import run_plate
-from synctalk_trainer.prepare.pose import run_pose
+from synctalk_trainer.prepare.pose import run_landmark_pose
+from synctalk_trainer.prepare.pose_step import run_pose
 from synctalk_trainer.prepare.report import run_report
 from synctalk_trainer.prepare.segmenter import MediaPipeSegmenter, Segmenter
+from synctalk_trainer.prepare.tracks import run_tracks
 from synctalk_trainer.prepare.workspace import Options, Workspace
 
 __all__ = ["STEPS", "Detectors", "Step", "Summary", "prepare"]
@@ -98,7 +100,22 @@ STEPS: tuple[Step, ...] = (
     Step("landmarks", 1, ("media",), ("landmarks.npz",), _run_landmarks, _takes),
     Step("masks", 1, ("landmarks",), ("masks.npy",), _run_masks),
     Step("plate", 1, ("masks",), ("background.png", "plates.npy"), lambda work, _: run_plate(work)),
-    Step("pose", 1, ("landmarks",), ("pose.npz",), lambda work, _: run_pose(work)),
+    Step(
+        "landmark_pose",
+        1,
+        ("landmarks",),
+        ("landmark_pose.npz",),
+        lambda work, _: run_landmark_pose(work),
+    ),
+    Step("tracks", 1, ("landmark_pose", "masks"), ("tracks.npz",), lambda work, _: run_tracks(work)),
+    Step(
+        "pose",
+        2,
+        ("tracks",),
+        ("pose.npz",),
+        lambda work, _: run_pose(work),
+        lambda options: options.poses,
+    ),
     Step("expression", 1, ("landmarks",), ("expression.npz",), lambda work, _: run_expression(work)),
     Step(
         "report",

@@ -1,6 +1,6 @@
-"""Step ``pose``: rigid head poses with one focal length and one mean shape for the whole clip.
+"""Step ``landmark_pose``: rigid head poses from the face mesh alone, with one focal length and one mean shape.
 
-Bundle adjustment of the face mesh's stable points: poses by damped Gauss-Newton over all frames at once, the shape by
+What the stabiliser starts from (``stabilise.py``). Adjustment of the face mesh's stable points: poses by damped Gauss-Newton over all frames at once, the shape by
 linear least squares held to its first estimate, in turn; the focal length by search. Axes: ``synctalk/geometry.py``.
 """
 
@@ -11,11 +11,26 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from synctalk_trainer.prepare.face_mesh import ANCHORS_CM, STABLE
+from synctalk_trainer.prepare.rigid import (
+    Double,
+    cross_matrix,
+    exp_rotation,
+    huber_weights,
+    pixel_jacobian,
+    project_points,
+)
 from synctalk_trainer.prepare.workspace import Workspace, write_arrays
 
-__all__ = ["Fit", "fit_poses", "run_pose", "smooth_poses"]
+__all__ = [
+    "Fit",
+    "fit_poses",
+    "refine_shape",
+    "run_landmark_pose",
+    "smooth_poses",
+    "spread_poses",
+    "to_canonical",
+]
 
-Double = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
 _EYES_M = 0.0889
@@ -46,22 +61,22 @@ class Fit:
     """(focal_px, mean robust error) of the search"""
 
 
-def run_pose(work: Workspace) -> None:
-    """Write ``pose.npz``."""
+def run_landmark_pose(work: Workspace) -> None:
+    """Write ``landmark_pose.npz``."""
     faces = work.arrays("landmarks.npz")
     valid = faces["valid"]
     size = work.size
     fit = fit_poses(faces["points"][valid].astype(np.float64), size, work.advance)
-    rotation, translation = _spread(fit, valid)
+    rotation, translation = spread_poses(fit, valid)
     rotation, translation, window = smooth_poses(
         rotation, translation, faces["points"], valid, fit, size, work.takes
     )
     error = np.zeros(len(valid), np.float32)
     stable = list(STABLE)
-    seen = _project(rotation, translation, fit.points_m[stable], fit.focal_px, size / 2)
+    seen = project_points(rotation, translation, fit.points_m[stable], fit.focal_px, size / 2)
     error[valid] = np.linalg.norm(seen - faces["points"][:, stable, :2], axis=-1).mean(axis=1)[valid]
     write_arrays(
-        work.folder / "pose.npz",
+        work.folder / "landmark_pose.npz",
         rotation=rotation.astype(np.float32),
         translation=translation.astype(np.float32),
         focal_px=np.array(fit.focal_px, np.float32),
@@ -70,7 +85,7 @@ def run_pose(work: Workspace) -> None:
         reprojection_px=error,
         points_m=fit.points_m.astype(np.float32),
     )
-    work.info["pose"] = {
+    work.info["landmark_pose"] = {
         "focal_px": round(fit.focal_px, 2),
         "reprojection_px": round(float(error[valid].mean()), 3),
         "smoothing_frames": window,
@@ -99,11 +114,11 @@ def fit_poses(points: Double, size: int, advance: object = None) -> Fit:
     ]
     all_rotations = np.concatenate([pose[0] for pose in poses])
     all_translations = np.concatenate([pose[1] for pose in poses])
-    full = _refine_shape(
+    full = refine_shape(
         centred[chosen][..., :2], all_rotations[chosen], all_translations[chosen], shape, focal, delta
     )
     full[stable] = adjusted.shape
-    return _to_canonical(all_rotations, all_translations, full, focal, errors)
+    return to_canonical(all_rotations, all_translations, full, focal, errors)
 
 
 def _best_focal(errors: tuple[tuple[float, float], ...], size: int) -> float:
@@ -169,33 +184,12 @@ class _Bundle:
         for _ in range(rounds):
             for _ in range(3):
                 rotation, translation = _step(seen, rotation, translation, shape, focal, delta)
-            shape = _refine_shape(seen, rotation, translation, self.shape, focal, delta)
+            shape = refine_shape(seen, rotation, translation, self.shape, focal, delta)
         for _ in range(3):
             rotation, translation = _step(seen, rotation, translation, shape, focal, delta)
-        distance = np.linalg.norm(_project(rotation, translation, shape, focal, 0.0) - seen, axis=-1)
+        distance = np.linalg.norm(project_points(rotation, translation, shape, focal, 0.0) - seen, axis=-1)
         robust = np.where(distance < delta, distance**2 / (2 * delta), distance - delta / 2)
         return _Bundle(self.rotation, self.offset, self.scale, shape), float(robust.mean())
-
-
-def _project(rotation: Double, translation: Double, points: Double, focal: float, centre: float) -> Double:
-    seen = points @ rotation.transpose(0, 2, 1) + translation[:, None]
-    projected: Double = focal * seen[..., :2] / seen[..., 2:] + centre
-    return projected
-
-
-def _weights(residual: Double, delta: float) -> Double:
-    """Huber's weights [N, K] of residuals [N, K, 2]."""
-    distance = np.linalg.norm(residual, axis=-1)
-    return np.asarray(np.minimum(1.0, delta / np.maximum(distance, 1e-12)))
-
-
-def _jacobian(seen: Double, focal: float) -> Double:
-    """d(pixel) / d(camera point): [N, K, 2, 3]."""
-    inverse = 1.0 / seen[..., 2]
-    jacobian = np.zeros((*seen.shape[:2], 2, 3))
-    jacobian[..., 0, 0] = jacobian[..., 1, 1] = focal * inverse
-    jacobian[..., :, 2] = -focal * seen[..., :2] * inverse[..., None] ** 2
-    return jacobian
 
 
 def _step(
@@ -205,33 +199,19 @@ def _step(
     turned = shape @ rotation.transpose(0, 2, 1)  # [N, K, 3]
     seen = turned + translation[:, None]
     residual = focal * seen[..., :2] / seen[..., 2:] - target
-    d_point = _jacobian(seen, focal)
-    columns = np.concatenate([-d_point @ _cross(turned), d_point], axis=-1)  # [N, K, 2, 6]
-    weighted = columns * _weights(residual, delta)[..., None, None]
+    d_point = pixel_jacobian(seen, focal)
+    columns = np.concatenate([-d_point @ cross_matrix(turned), d_point], axis=-1)  # [N, K, 2, 6]
+    weighted = columns * huber_weights(residual, delta)[..., None, None]
     n = len(target)
     flat, flat_weighted = columns.reshape(n, -1, 6), weighted.reshape(n, -1, 6)
     normal = flat_weighted.transpose(0, 2, 1) @ flat
     normal += 1e-6 * np.eye(6) * np.einsum("nii->n", normal)[:, None, None] / 6
     slope = flat_weighted.transpose(0, 2, 1) @ residual.reshape(n, -1, 1)
     change = -np.linalg.solve(normal, slope)[..., 0]
-    return _exp(change[:, :3]) @ rotation, translation + change[:, 3:]
+    return exp_rotation(change[:, :3]) @ rotation, translation + change[:, 3:]
 
 
-def _cross(vectors: Double) -> Double:
-    """Matrices [..., 3, 3] that take the cross product with vectors [..., 3]."""
-    x, y, z = np.moveaxis(vectors, -1, 0)
-    zero = np.zeros_like(x)
-    return np.stack([zero, -z, y, z, zero, -x, -y, x, zero], axis=-1).reshape(*vectors.shape[:-1], 3, 3)
-
-
-def _exp(vectors: Double) -> Double:
-    from scipy.spatial.transform import Rotation
-
-    matrices: Double = Rotation.from_rotvec(vectors).as_matrix()
-    return matrices
-
-
-def _refine_shape(
+def refine_shape(
     target: Double, rotation: Double, translation: Double, prior: Double, focal: float, delta: float
 ) -> Double:
     """The shape [K, 3] that fits all frames best, held to ``prior``: two Gauss-Newton steps."""
@@ -239,8 +219,8 @@ def _refine_shape(
     for _ in range(2):
         seen = shape @ rotation.transpose(0, 2, 1) + translation[:, None]
         residual = focal * seen[..., :2] / seen[..., 2:] - target
-        columns = _jacobian(seen, focal) @ rotation[:, None]  # [N, K, 2, 3]
-        weighted = columns * _weights(residual, delta)[..., None, None]
+        columns = pixel_jacobian(seen, focal) @ rotation[:, None]  # [N, K, 2, 3]
+        weighted = columns * huber_weights(residual, delta)[..., None, None]
         k = shape.shape[0]
         left = weighted.transpose(1, 3, 0, 2).reshape(k, 3, -1)
         normal = left @ columns.transpose(1, 0, 2, 3).reshape(k, -1, 3)
@@ -253,7 +233,7 @@ def _refine_shape(
     return shape
 
 
-def _to_canonical(
+def to_canonical(
     rotation: Double,
     translation: Double,
     points: Double,
@@ -270,7 +250,7 @@ def _to_canonical(
     return Fit(new_rotation, new_translation, moved, focal, errors)
 
 
-def _spread(fit: Fit, valid: Flags) -> tuple[Double, Double]:
+def spread_poses(fit: Fit, valid: Flags) -> tuple[Double, Double]:
     """Poses of all frames: those without a face lie between their neighbours."""
     from scipy.spatial.transform import Rotation
 
@@ -299,7 +279,7 @@ def smooth_poses(
     target = points[valid][:, stable, :2]
 
     def error(turn: Double, move: Double) -> float:
-        seen = _project(turn[valid], move[valid], fit.points_m[stable], fit.focal_px, size / 2)
+        seen = project_points(turn[valid], move[valid], fit.points_m[stable], fit.focal_px, size / 2)
         return float(np.linalg.norm(seen - target, axis=-1).mean())
 
     best = (rotation, translation, 0)

@@ -172,5 +172,6 @@ def _page(work: Workspace, data: Dataset, errors: Float) -> str:
         focal_px=data.camera.focal_px,
         reprojection_px=float(known.mean()),
         reprojection_worst=float(np.quantile(known, 0.99)),
+        pose=work.info["pose"],
         seconds=[(name, step["seconds"]) for name, step in work.info["steps"].items()],
     )

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,8 @@ class Options:
     """Side of the pictures; None: the crop's side, at most 512."""
     takes: Path | None = None
     """A JSON file with ``takes`` [[first, end), ...] or ``frames_per_take``; None: cuts are looked for."""
+    poses: Literal["stabilised", "landmarks"] = "stabilised"
+    """Head poses by bundle adjustment of point tracks, or those of the landmarks alone."""
     landmarker: Path | None = None
     """MediaPipe's face_landmarker.task; None: see ``models.find_model``."""
     segmenter: Path | None = None

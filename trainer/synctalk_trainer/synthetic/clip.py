@@ -25,9 +25,6 @@ __all__ = ["synthesize"]
 _VIEW_M = 0.46
 """Height of what the picture shows, at the distance of the head."""
 _DISTANCE_M = 1.0
-_GRAIN = 0.9
-"""Standard deviation of the film grain, of 255."""
-
 
 _Truth = dict[str, list[NDArray[Any]]]
 
@@ -52,11 +49,14 @@ def synthesize(
     head: Path | None = None,
     fps: int = 25,
     voice: Literal["espeak", "babble"] = "espeak",
+    turn: float = 1.0,
+    grain: float = 0.9,
 ) -> Path:
     """Render ``video.mp4`` (H.264 and AAC, ``size`` x ``size``) and ``truth.npz`` into ``out_folder``.
 
     ``seed`` chooses identity, colours, motion and voice. ``head``: the ICT-FaceKit light mesh (.npz); without it a
-    plain procedural head speaks. ``voice``: "espeak" reads sentences; "babble" needs no library.
+    plain procedural head speaks. ``voice``: "espeak" reads sentences; "babble" needs no library. ``turn``: factor on the
+    head's angles. ``grain``: standard deviation of the sensor's noise, of 255.
 
     ``truth.npz``: rotation [N, 3, 3], translation [N, 3] (head to camera), torso_rotation, torso_translation, focal_px, centre [2] (conventions of ``synctalk/geometry.py``); expression [N, K] with expression_names; gaze [N, 2] (degrees: to the left, up); aperture_m [N] (inner lips);
     masks uint8 [N, S, S] (0 background, 1 torso, 2 head); landmarks_m [N, 68, 3] (moving, head space) and rigid_m [68, 3] (neutral face); phoneme_names, phoneme_times [P, 2] in seconds.
@@ -70,11 +70,11 @@ def synthesize(
         )
     out_folder = Path(out_folder)
     out_folder.mkdir(parents=True, exist_ok=True)
-    scene = _set_up(seconds, size, seed, head, fps, voice)
+    scene = _set_up(seconds, size, seed, head, fps, voice, turn)
     truth: _Truth = {"masks": [], "aperture_m": [], "landmarks_m": []}
     video = out_folder / "video.mp4"
     partial = out_folder / "video.partial.mp4"
-    _write_video(partial, _frames(scene, seed, truth), scene, size)
+    _write_video(partial, _frames(scene, seed, grain, truth), scene, size)
     partial_truth = out_folder / "truth.partial.npz"
     arrays: dict[str, Any] = _truth(scene, truth)
     np.savez_compressed(partial_truth, **arrays)
@@ -83,7 +83,9 @@ def synthesize(
     return video
 
 
-def _set_up(seconds: float, size: int, seed: int, head: Path | None, fps: int, voice: str) -> _Scene:
+def _set_up(
+    seconds: float, size: int, seed: int, head: Path | None, fps: int, voice: str, turn: float
+) -> _Scene:
     """Draw the person, what they say and how they move."""
     supersampling = 2
     identity = np.random.default_rng([seed, 0])
@@ -96,14 +98,14 @@ def _set_up(seconds: float, size: int, seed: int, head: Path | None, fps: int, v
     camera = Camera(size, size, size * _DISTANCE_M / _VIEW_M, size / 2, size / 2)
     start = np.array([0.0, -0.035, _DISTANCE_M], np.float32)
     n_frames = int(len(speech.audio) * fps / SAMPLE_RATE)
-    motion = move(speech, rig.names, n_frames, fps, start, np.random.default_rng([seed, 3]))
+    motion = move(speech, rig.names, n_frames, fps, start, np.random.default_rng([seed, 3]), turn)
     return _Scene(person, Renderer(person, camera, supersampling), motion, speech, camera, fps)
 
 
-def _frames(scene: _Scene, seed: int, truth: _Truth) -> Iterator[NDArray[np.uint8]]:
+def _frames(scene: _Scene, seed: int, grain: float, truth: _Truth) -> Iterator[NDArray[np.uint8]]:
     """Draw frame after frame and note its truth."""
     motion, renderer, head = scene.motion, scene.renderer, scene.person.head
-    grain = np.random.default_rng([seed, 4])
+    generator = np.random.default_rng([seed, 4])
     for i in track(
         range(len(motion.expression)), description="Rendering", disable=len(motion.expression) < 250
     ):
@@ -120,7 +122,7 @@ def _frames(scene: _Scene, seed: int, truth: _Truth) -> Iterator[NDArray[np.uint
         truth["masks"].append(drawn.mask)
         truth["aperture_m"].append(np.array(renderer.aperture(drawn.vertices), np.float32))
         truth["landmarks_m"].append(drawn.vertices[head.landmarks])
-        noise = grain.standard_normal(drawn.picture.shape[:2], np.float32)[..., None] * _GRAIN
+        noise = generator.standard_normal(drawn.picture.shape[:2], np.float32)[..., None] * np.float32(grain)
         yield (drawn.picture + noise + 0.5).clip(0, 255).astype(np.uint8)
 
 

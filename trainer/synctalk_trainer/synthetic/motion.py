@@ -100,8 +100,13 @@ def move(
     fps: float,
     start: Floats,
     generator: np.random.Generator,
+    turn: float = 1.0,
 ) -> Motion:
-    """Everything that moves in a clip; ``start``: where the head's origin rests in camera space, metres [3]."""
+    """Everything that moves in a clip.
+
+    start: where the head's origin rests in camera space, metres [3]; turn: factor on the head's angles (1: yaw spreads
+    by 5 degrees).
+    """
 
     def drift(*parts: tuple[float, float]) -> Floats:
         return np.asarray(sum(size * _drift(n_frames, period, fps, generator) for period, size in parts))
@@ -112,6 +117,7 @@ def move(
     frown = np.clip(drift((4.0, 0.10)) - 0.05, 0, 0.4)
     yaw, pitch = drift((5.0, 5.0), (1.3, 1.0)), drift((4.0, 2.4), (1.1, 0.7)) - 2.2 * nods
     roll = drift((5.0, 1.8), (1.5, 0.4))
+    yaw, pitch, roll = turn * yaw, turn * pitch, turn * roll
     head = _rotations(yaw, pitch, roll)
     torso = _rotations(*(0.15 * gaussian_filter1d(angle, 0.4 * fps) for angle in (yaw, 0.4 * pitch, roll)))
     sway = np.stack([drift((6.0, 0.006)), drift((5.0, 0.003)), drift((6.0, 0.007))], 1)

@@ -1,0 +1,155 @@
+"""Step ``pose``: the stabilised head poses, or those of the landmarks, written with a diagnosis of their own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from synctalk_trainer.prepare.bundle_adjust import Sightings
+from synctalk_trainer.prepare.checks import spans_of
+from synctalk_trainer.prepare.face_mesh import STABLE
+from synctalk_trainer.prepare.pose import Fit
+from synctalk_trainer.prepare.rigid import Double, project_points
+from synctalk_trainer.prepare.stabilise import Clip, Stabilised, stabilise
+from synctalk_trainer.prepare.workspace import Workspace, write_arrays
+
+__all__ = ["diagnose", "read_clip", "run_pose", "turning_range"]
+
+Flags = NDArray[np.bool_]
+
+_FEW_TRACKS = 12
+_LOOSE = 3.0
+"""Frames whose tracks fit this many times worse than usual are suspicious."""
+_JUMP_DEG = 6.0
+"""A second difference of the rotation that no head makes from frame to frame."""
+_SHORT_SPAN = 3
+_TURNS_ENOUGH_DEG = 20.0
+_FOCAL_TOLERANCE = 0.05
+
+
+def run_pose(work: Workspace) -> None:
+    """Write ``pose.npz``."""
+    if work.options.poses == "landmarks":
+        arrays = work.arrays("landmark_pose.npz")
+        write_arrays(work.folder / "pose.npz", **arrays)
+        work.info["pose"] = {**work.info.get("landmark_pose", {}), "poses": "landmarks"}
+        return
+    clip = read_clip(work)
+    done = stabilise(clip, work.advance)
+    fit, stable = done.fit, list(STABLE)
+    mesh_px = np.zeros(len(clip.valid))
+    seen = project_points(fit.rotation, fit.translation, fit.points_m[stable], fit.focal_px)
+    away = np.linalg.norm(seen - clip.landmarks[:, stable], axis=-1).mean(axis=1)
+    mesh_px[clip.valid] = away[clip.valid]
+    write_arrays(
+        work.folder / "pose.npz",
+        rotation=fit.rotation.astype(np.float32),
+        translation=fit.translation.astype(np.float32),
+        focal_px=np.array(fit.focal_px, np.float32),
+        centre=np.array([work.size / 2, work.size / 2], np.float32),
+        valid=clip.valid,
+        reprojection_px=mesh_px.astype(np.float32),
+        points_m=fit.points_m.astype(np.float32),
+        track_px=done.track_px.astype(np.float32),
+        n_tracks=done.n_tracks.astype(np.int32),
+    )
+    work.info["pose"] = diagnose(done, clip)
+    _warn(work, done, clip)
+
+
+def read_clip(work: Workspace) -> Clip:
+    """What earlier steps found."""
+    fit, faces, tracks = (work.arrays(f"{name}.npz") for name in ("landmark_pose", "landmarks", "tracks"))
+    centre = np.full(2, work.size / 2)
+    seen = Sightings(
+        tracks["frame"].astype(np.int64),
+        tracks["point"].astype(np.int64),
+        tracks["xy"] - centre,
+        tracks["weight"].astype(np.float64),
+    )
+    return Clip(
+        Fit(
+            fit["rotation"].astype(np.float64),
+            fit["translation"].astype(np.float64),
+            fit["points_m"].astype(np.float64),
+            float(fit["focal_px"]),
+            (),
+        ),
+        faces["points"][..., :2] - centre,
+        faces["valid"],
+        work.takes,
+        work.size,
+        seen,
+        tracks["start_m"].astype(np.float64),
+        tracks["key_frames"].astype(np.int64),
+    )
+
+
+def turning_range(rotation: Double) -> tuple[float, float]:
+    """Degrees that the head turns sideways, and up and down: 1st to 99th percentile of rotations [N, 3, 3]."""
+    towards = -rotation[:, 2]  # to the camera, in head space
+    sideways = np.degrees(np.arctan2(towards[:, 0], towards[:, 2]))
+    upwards = np.degrees(np.arcsin(np.clip(towards[:, 1], -1, 1)))
+    low, high = np.percentile(np.stack([sideways, upwards]), (1, 99), axis=1)
+    return float(high[0] - low[0]), float(high[1] - low[1])
+
+
+def diagnose(done: Stabilised, clip: Clip) -> dict[str, Any]:
+    """How good the poses are, for ``dataset.json`` and the report."""
+    turns = turning_range(done.fit.rotation[clip.valid])
+    known = done.track_px[np.isfinite(done.track_px)]
+    is_weak = max(turns) < _TURNS_ENOUGH_DEG or done.focal_deviation > _FOCAL_TOLERANCE
+    return {
+        "poses": "stabilised",
+        "focal_px": round(done.fit.focal_px, 2),
+        "focal_is_weak": bool(is_weak),
+        "focal_deviation": round(done.focal_deviation, 4),
+        "turns_deg": [round(turn, 1) for turn in turns],
+        "reprojection_px": round(float(known.mean()), 3) if len(known) else None,
+        "track_sigma_px": round(done.sigma_px, 3),
+        "tracks": done.n_points,
+        "tracks_per_frame": float(np.median(done.n_tracks[clip.valid])),
+    }
+
+
+def _warn(work: Workspace, done: Stabilised, clip: Clip) -> None:
+    few = clip.valid & (done.n_tracks < _FEW_TRACKS)
+    if few.mean() > 0.5:
+        work.warn(
+            "pose",
+            "few_tracks",
+            "too little texture on the head to follow points in most frames: poses rest on the face mesh and shake "
+            "more. A sharper or larger picture of the head helps.",
+        )
+    else:
+        _warn_of(
+            work,
+            few,
+            "few_tracks",
+            "few points of the head could be followed: hidden, blurred or turned away?",
+        )
+    usual = np.nanmedian(done.track_px) if np.isfinite(done.track_px).any() else np.inf
+    loose = clip.valid & (np.nan_to_num(done.track_px) > _LOOSE * usual)
+    _warn_of(work, loose, "loose_tracks", "the followed points do not move as one head: look at these places")
+    _warn_of(
+        work, _jumps(done.fit.rotation, clip.takes), "jump", "the head's pose jumps: look at these places"
+    )
+
+
+def _jumps(rotation: Double, takes: list[tuple[int, int]]) -> Flags:
+    from synctalk_trainer.prepare.rigid import log_rotation
+
+    turned = log_rotation(rotation[1:] @ rotation[:-1].transpose(0, 2, 1))
+    is_jump = np.zeros(len(rotation), bool)
+    is_jump[1:-1] = np.linalg.norm(np.diff(turned, axis=0), axis=1) > np.radians(_JUMP_DEG)
+    for first, end in takes:
+        is_jump[max(first - 1, 0) : first + 2] = False
+        is_jump[max(end - 2, 0) : end + 1] = False
+    return is_jump
+
+
+def _warn_of(work: Workspace, where: Flags, code: str, message: str) -> None:
+    spans = [(low, high) for low, high in spans_of(where) if (high - low) * 25 >= _SHORT_SPAN]
+    if spans:
+        work.warn("pose", code, message, spans)
