@@ -52,12 +52,22 @@ std::vector<NodePlane> planes_of(const Arrays& arrays, const std::vector<double>
   return planes;
 }
 
+// Order: attended, gated, the density network's hidden layers, feature, appearance, the colour network's hidden layers.
+QuantisedRanges ranges_of(const std::vector<float>& values, size_t n_hidden, size_t n_colour_hidden) {
+  if (values.size() != 4 + n_hidden + n_colour_hidden) {
+    throw py::value_error("ranges: expected " + std::to_string(4 + n_hidden + n_colour_hidden) + " values, got " +
+                          std::to_string(values.size()));
+  }
+  const auto hidden = values.begin() + 2, feature = hidden + static_cast<std::ptrdiff_t>(n_hidden);
+  return {values[0], values[1], {hidden, feature}, feature[0], feature[1], {feature + 2, values.end()}};
+}
+
 std::unique_ptr<Renderer> make_renderer(const std::vector<double>& scales, const Arrays& planes,
                                         const Arrays& attention, const Arrays& density, const Arrays& colour,
                                         const py::array& occupancy, int resolution, const py::array& box_min,
                                         const py::array& box_max, float step, int max_samples, float density_scale,
                                         float max_log_density, int condition, int appearance, int direction_degree,
-                                        bool is_sigmoid, bool is_deferred) {
+                                        bool is_sigmoid, bool is_deferred, const std::vector<float>& ranges) {
   RendererTensors tensors{};
   tensors.planes = planes_of(planes, scales, &tensors.n_channels);
   const auto n_encoded = static_cast<py::ssize_t>(planes.size()) * tensors.n_channels;
@@ -81,7 +91,9 @@ std::unique_ptr<Renderer> make_renderer(const std::vector<double>& scales, const
   tensors.condition = condition;
   tensors.density_scale = density_scale;
   tensors.max_log_density = max_log_density;
-  return std::make_unique<Renderer>(tensors);
+  if (ranges.empty()) return std::make_unique<Renderer>(tensors);
+  const QuantisedRanges known = ranges_of(ranges, density.size() - 1, colour.size() - 1);
+  return std::make_unique<Renderer>(tensors, &known);
 }
 
 void render(const Renderer& renderer, const py::array& rotation, const py::array& translation, float focal,
@@ -125,12 +137,13 @@ void bind_renderer(py::module_& m) {
       m, "Renderer",
       "The head of one avatar, rendered on the CPU; see docs/formats.md for the tensors.\n\n"
       "scales [levels]; planes: float16 [C, n, n], plane-major. Results do not depend on the number of\n"
-      "threads; calls from several threads at once are fine.")
+      "threads; calls from several threads at once are fine. ranges: of the activations, to compute in 16-bit integers\n"
+      "(attended, gated, hidden of density, feature, appearance, hidden of colour); without, in float32.")
       .def(py::init(&make_renderer), py::arg("scales"), py::arg("planes"), py::arg("attention"), py::arg("density"),
            py::arg("colour"), py::arg("occupancy"), py::arg("resolution"), py::arg("box_min"), py::arg("box_max"),
            py::arg("step"), py::arg("max_samples"), py::arg("density_scale"), py::arg("max_log_density"),
            py::arg("condition"), py::arg("appearance"), py::arg("direction_degree"), py::arg("is_sigmoid"),
-           py::arg("is_deferred"))
+           py::arg("is_deferred"), py::arg("ranges") = std::vector<float>())
       .def("render", &render, py::arg("rotation"), py::arg("translation"), py::arg("focal"), py::arg("centre_x"),
            py::arg("centre_y"), py::arg("x0"), py::arg("y0"), py::arg("x1"), py::arg("y1"), py::arg("condition"),
            py::arg("expression"), py::arg("appearance"), py::arg("out"),

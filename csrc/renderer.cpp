@@ -64,8 +64,13 @@ int tile_at(float pixel, int first, int n) {
 
 }  // namespace
 
-Renderer::Renderer(const RendererTensors& tensors) : condition_(tensors.condition) {
+Renderer::Renderer(const RendererTensors& tensors, const QuantisedRanges* ranges) : condition_(tensors.condition) {
+  if (ranges) quantised_ = std::make_unique<QuantisedField>(tensors, *ranges);
   for (const NodePlane& plane : tensors.planes) {
+    if (ranges) {
+      planes_.push_back({nullptr, plane.n, plane.scale});
+      continue;
+    }
     const auto n = static_cast<int64_t>(tensors.n_channels) * plane.n * plane.n;
     // Two nodes are loaded at a time: one more, so that the last load stays inside.
     auto& nodes = nodes_.emplace_back(plane.nodes, plane.nodes + n);
@@ -74,6 +79,7 @@ Renderer::Renderer(const RendererTensors& tensors) : condition_(tensors.conditio
   }
   const int g = tensors.march.resolution;
   occupancy_.assign(tensors.march.occupancy, tensors.march.occupancy + (int64_t{g} * g * g + 7) / 8);
+  occupancy_.resize(occupancy_.size() + 3);  // four bytes are loaded at a time
   const auto pack = [this](const Matrix& m) { return layers_.add(m.weights, m.n_out, m.n_in, false); };
   net_.field.n_encoded = static_cast<int>(planes_.size()) * tensors.n_channels;
   net_.field.n_gates = tensors.attention[1].n_out;
@@ -94,6 +100,7 @@ Renderer::Renderer(const RendererTensors& tensors) : condition_(tensors.conditio
   net_.n_directions = tensors.n_directions;
   net_.n_appearance = tensors.n_appearance;
   net_.n_colour = static_cast<int>(tensors.colour.size());
+  net_.quantised = quantised_ ? &quantised_->net() : nullptr;
 
   const March& march = net_.march;
   const int n_bricks = (g + kBrickCells - 1) / kBrickCells;

@@ -4,9 +4,11 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "field.h"
+#include "quantised.h"
 #include "renderer_net.h"
 
 namespace synctalk {
@@ -31,7 +33,8 @@ struct RendererTensors {
 // Copies its tensors; const functions may be called from several threads at once.
 class Renderer {
  public:
-  explicit Renderer(const RendererTensors&);
+  // With ranges it computes in 16-bit integers, without in float32.
+  explicit Renderer(const RendererTensors&, const QuantisedRanges* = nullptr);
   Renderer(const Renderer&) = delete;
   Renderer& operator=(const Renderer&) = delete;
 
@@ -57,6 +60,7 @@ class Renderer {
   std::vector<Tile> tiles_of(const View&, const int rectangle[4]) const;
 
   PackedLayers layers_;
+  std::unique_ptr<QuantisedField> quantised_;
   std::vector<std::vector<uint16_t>> nodes_;
   std::vector<NodePlane> planes_;
   std::vector<uint8_t> occupancy_;

@@ -3,12 +3,13 @@
 
 #include "field_net.h"
 #include "march.h"
+#include "quantised_net.h"
 
 namespace synctalk {
 
 constexpr int TILE_SIDE = 8;  // pixels
 constexpr int TILE_RAYS = TILE_SIDE * TILE_SIDE;
-constexpr int WAVE_SAMPLES = 4;               // samples of a ray that are evaluated before it is looked at again
+constexpr int WAVE_SAMPLES = 2;               // samples of a ray that are evaluated before it is looked at again
 constexpr float LEAST_TRANSMITTANCE = 1e-3f;  // a sample behind less than this does not count
 
 // Nodes of one plane and level: float16 [C][n][n], row = second axis.
@@ -28,6 +29,7 @@ struct RendererNet {
   int n_directions, n_appearance;  // values of the spherical harmonics, of the appearance
   int n_colour;
   FieldLayer colour[FIELD_MAX_LAYERS];
+  const QuantisedNet* quantised;  // the same in 16-bit integers, or null for float32
 };
 
 // Head pose and camera; see synctalk.geometry.

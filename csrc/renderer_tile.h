@@ -4,7 +4,7 @@
 // wave. The function does not depend on the size of a wave or a tile.
 #pragma once
 
-#include "field_block.h"
+#include "quantised_block.h"
 #include "renderer_net.h"
 
 namespace synctalk::SYNCTALK_PATH {
@@ -20,6 +20,8 @@ struct Canvas {
   Workspace field;
   float* accumulated;           // [TILE_RAYS][feature_stride]: features, or colours
   float *colour_in, *layer[2];  // [FIELD_BLOCK][...]
+  int32_t* colour_pairs;        // [FIELD_BLOCK][...]
+  QuantisedSpace quantised;
   long n_floats;
 };
 
@@ -42,6 +44,12 @@ static Canvas canvas_of(const RendererNet& net, float* memory) {
   canvas.accumulated = take(TILE_RAYS, feature_stride(net));
   canvas.colour_in = take(FIELD_BLOCK, padded(colour_width(net)));
   for (float*& layer : canvas.layer) layer = take(FIELD_BLOCK, padded(widest));
+  if (net.quantised) {
+    const int inputs = colour_width(net) > widest ? colour_width(net) : widest;
+    canvas.colour_pairs = reinterpret_cast<int32_t*>(take(FIELD_BLOCK + 1, padded(inputs)));
+    canvas.quantised = quantised_space(net.field, memory ? memory + used : nullptr);
+    used += canvas.quantised.n_words;
+  }
   canvas.n_floats = used;
   return canvas;
 }
@@ -63,6 +71,33 @@ static inline UVec gather_pairs(const uint16_t* nodes, IVec index) {
     pairs[i] = pair;
   }
   return pairs;
+#endif
+}
+
+// One byte for every lane. Three more bytes may be read behind it.
+static inline UVec gather_bytes(const uint8_t* bytes, IVec index) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<UVec>(_mm512_i32gather_epi32(reinterpret_cast<__m512i>(index), bytes, 1)) & 0xffu;
+#elif defined(__AVX2__)
+  return reinterpret_cast<UVec>(_mm256_i32gather_epi32(reinterpret_cast<const int*>(bytes),
+                                                       reinterpret_cast<__m256i>(index), 1)) & 0xffu;
+#else
+  UVec found;
+  for (int i = 0; i < LANES; ++i) found[i] = bytes[index[i]];
+  return found;
+#endif
+}
+
+// A bit for every lane that is not zero; lanes are 0 or -1.
+static inline unsigned lanes_set(IVec lanes) {
+#if defined(__AVX512F__)
+  return _mm512_movepi32_mask(reinterpret_cast<__m512i>(lanes));
+#elif defined(__AVX2__)
+  return static_cast<unsigned>(_mm256_movemask_ps(reinterpret_cast<__m256>(lanes)));
+#else
+  unsigned mask = 0;
+  for (int i = 0; i < LANES; ++i) mask |= (lanes[i] ? 1u : 0u) << i;
+  return mask;
 #endif
 }
 
@@ -133,17 +168,32 @@ static void fill_colour_row(const RendererNet& net, const float* feature, const 
   __builtin_memcpy(row + n + net.n_directions, appearance, sizeof(float) * net.n_appearance);
 }
 
-// Colours of the rows of colour_in: [n_rows][FIELD_ALIGN], three of them used. n_rows is even.
-static const float* colours_of(const RendererNet& net, const Canvas& canvas, int n_rows) {
+// The last layer's sums for the rows of colour_in: [n_rows][FIELD_ALIGN]. n_rows is even.
+static float* colour_sums(const RendererNet& net, const Canvas& canvas, int n_rows) {
   const float* in = canvas.colour_in;
   int stride = padded(colour_width(net));
-  for (int i = 0; i < net.n_colour - 1; ++i) {
-    apply<Finish::relu>(net.colour[i], n_rows, in, stride, canvas.layer[i & 1]);
-    in = canvas.layer[i & 1];
+  float* out = nullptr;
+  for (int i = 0; i < net.n_colour; ++i) {
+    out = canvas.layer[i & 1];
+    const bool is_last = i == net.n_colour - 1;
+    if (net.quantised) {
+      const QuantisedLayer& layer = net.quantised->colour[i];
+      quantise_rows(in, stride, net.quantised->colour_scales[i], i > 0, n_rows, canvas.colour_pairs);
+      output_layer(layer, canvas.colour_pairs, stride / 2, 1, n_rows, out);
+    } else if (is_last) {
+      apply<Finish::set>(net.colour[i], n_rows, in, stride, out);
+    } else {
+      apply<Finish::relu>(net.colour[i], n_rows, in, stride, out);
+    }
+    in = out;
     stride = padded(net.colour[i].n_out);
   }
-  float* out = canvas.layer[(net.n_colour - 1) & 1];
-  apply<Finish::set>(net.colour[net.n_colour - 1], n_rows, in, stride, out);
+  return out;
+}
+
+// Colours of the rows of colour_in: [n_rows][FIELD_ALIGN], three of them used. n_rows is even.
+static const float* colours_of(const RendererNet& net, const Canvas& canvas, int n_rows) {
+  float* out = colour_sums(net, canvas, n_rows);
   for (int i = 0; i < n_rows * FIELD_ALIGN; i += LANES) store(out + i, sigmoid(load(out + i)));
   return out;
 }
@@ -168,21 +218,46 @@ static Ray make_ray(const RendererNet& net, const View& view, const Tile& tile, 
   return ray;
 }
 
+// LANES steps of a ray from its next one: positions in 0..1, and which of them lie before its end in occupied cells.
+static inline unsigned look_ahead(const March& march, const float origin[3], const Ray& ray, float unit[3][LANES]) {
+  IVec lane;
+  for (int i = 0; i < LANES; ++i) lane[i] = i;
+  const Vec step = __builtin_convertvector(lane + ray.step, Vec) + splat(0.5f);
+  const Vec distance = splat(ray.near) + step * splat(march.step);
+  IVec cell[3];
+  for (int a = 0; a < 3; ++a) {
+    const Vec metres = splat(origin[a]) + splat(ray.direction[a]) * distance;
+    const Vec u = (metres - splat(march.box_min[a])) * splat(march.inverse_extent[a]);
+    const Vec inside = min(max(u, Vec{}), splat(1.0f));
+    store(unit[a], inside);
+    cell[a] = __builtin_convertvector(inside * splat(static_cast<float>(march.resolution)), IVec);
+    cell[a] = min(cell[a], splat(march.resolution - 1));
+  }
+  const IVec bit = (cell[2] * march.resolution + cell[1]) * march.resolution + cell[0];
+  const UVec byte = gather_bytes(march.occupancy, bit >> 3);
+  const IVec is_used = reinterpret_cast<IVec>(byte >> reinterpret_cast<UVec>(bit & 7)) & 1;
+  return lanes_set((is_used == 1) & (distance < splat(ray.far)));
+}
+
 // The next samples of a ray into rows n_rows..; returns the number of rows then. A ray without more gets far = near.
 static int advance(const RendererNet& net, const float origin[3], Ray& ray, float* axes, int n_rows) {
-  for (int n = 0; n < WAVE_SAMPLES && ray.n_samples < net.march.max_samples; ++ray.step) {
-    const float distance = ray.near + (static_cast<float>(ray.step) + 0.5f) * net.march.step;
-    if (!(distance < ray.far)) {
+  for (int n = 0; n < WAVE_SAMPLES && ray.n_samples < net.march.max_samples;) {
+    if (!(ray.near + (static_cast<float>(ray.step) + 0.5f) * net.march.step < ray.far)) {
       ray.far = ray.near;
       return n_rows;
     }
-    float unit[3];
-    unit_position(net.march, origin, ray.direction, distance, unit);
-    if (!is_occupied(net.march, unit)) continue;
-    for (int a = 0; a < 3; ++a) axes[a * FIELD_PIECE + n_rows] = unit[a];
-    ++n_rows;
-    ++n;
-    ++ray.n_samples;
+    float unit[3][LANES];
+    unsigned used = look_ahead(net.march, origin, ray, unit);
+    int next = LANES;
+    for (; used != 0 && n < WAVE_SAMPLES && ray.n_samples < net.march.max_samples; used &= used - 1) {
+      const int i = __builtin_ctz(used);
+      for (int a = 0; a < 3; ++a) axes[a * FIELD_PIECE + n_rows] = unit[a][i];
+      ++n_rows;
+      ++n;
+      ++ray.n_samples;
+      next = i + 1;
+    }
+    ray.step += used == 0 && n < WAVE_SAMPLES ? LANES : next;
   }
   if (ray.n_samples >= net.march.max_samples) ray.far = ray.near;
   return n_rows;
@@ -193,10 +268,26 @@ static inline int even(int n) { return (n + 1) & ~1; }
 // Repeats the last row up to a whole vector.
 static int pad_rows(float* axes, int n_rows) {
   int n = n_rows;
-  for (; n % LANES != 0; ++n) {
+  for (; n % FIELD_ALIGN != 0; ++n) {
     for (int a = 0; a < 3; ++a) axes[a * FIELD_PIECE + n] = axes[a * FIELD_PIECE + n_rows - 1];
   }
   return n;
+}
+
+// What can be done for all rows of the axes before the blocks of rows go through `evaluate`.
+static void evaluate_planes(const RendererNet& net, const Workspace& w, int n_rows) {
+  const int n = pad_rows(w.axes, n_rows);
+  if (!net.quantised) encode_planes(net, w.axes, n, w.columns);
+}
+
+// The field at n rows of the axes from `first`, the first of a block: rows of w.out.
+static void evaluate(const RendererNet& net, const Workspace& w, const QuantisedSpace& space, const float* drive,
+                     int first, int n) {
+  if (net.quantised) {
+    decode_quantised(net.field, *net.quantised, drive, w.axes + first, space, n, w.out);
+  } else {
+    decode(net.field, drive, first / FIELD_BLOCK, w, even(n));
+  }
 }
 
 // Opacity of n rows of w.out.
@@ -223,10 +314,10 @@ static void shade(const RendererNet& net, const Canvas& canvas, const float* dri
                   const uint8_t* owner, int n_rows, Ray* rays) {
   const Workspace& w = canvas.field;
   const int stride = padded(1 + net.field.n_feature), to_stride = feature_stride(net), n_feature = net.field.n_feature;
-  encode_planes(net, w.axes, pad_rows(w.axes, n_rows), w.columns);
+  evaluate_planes(net, w, n_rows);
   for (int first = 0; first < n_rows; first += FIELD_BLOCK) {
     const int n = n_rows - first < FIELD_BLOCK ? n_rows - first : FIELD_BLOCK;
-    decode(net.field, drive, first / FIELD_BLOCK, w, even(n));
+    evaluate(net, w, canvas.quantised, drive, first, n);
     float opacity[FIELD_BLOCK];
     opacities_of(net, w, n, opacity);
     const float* value = w.out + 1;
@@ -320,15 +411,16 @@ static void render_tile(const RendererNet& net, const View& view, const Tile& ti
 
 static void query(const RendererNet& net, const float* positions, int n, const float* drive, float* memory,
                   float* log_density, float* feature) {
-  const Workspace w = workspace_of(net.field, memory);
+  const Canvas canvas = canvas_of(net, memory);
+  const Workspace& w = canvas.field;
   for (int i = 0; i < n; ++i) {
     for (int a = 0; a < 3; ++a) w.axes[a * FIELD_PIECE + i] = unit_clamp(positions[3 * i + a]);
   }
-  encode_planes(net, w.axes, pad_rows(w.axes, n), w.columns);
+  evaluate_planes(net, w, n);
   const int stride = padded(1 + net.field.n_feature), n_feature = net.field.n_feature;
   for (int first = 0; first < n; first += FIELD_BLOCK) {
     const int rows = n - first < FIELD_BLOCK ? n - first : FIELD_BLOCK;
-    decode(net.field, drive, first / FIELD_BLOCK, w, even(rows));
+    evaluate(net, w, canvas.quantised, drive, first, rows);
     for (int s = 0; s < rows; ++s) {
       const float* row = w.out + static_cast<long>(s) * stride;
       log_density[first + s] = row[0];

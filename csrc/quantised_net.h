@@ -1,0 +1,40 @@
+// The field in 16-bit integers: plain structs, shared by the translation units of all instruction sets.
+//
+// A value v of an activation is the integer round(v * scale) with one scale for each input column, a sum of products is
+// 32 bits wide, and a shift brings a hidden layer's sums to the next scale. Inputs travel in pairs: two 16-bit halves of
+// a 32-bit word, the first in the low half, which one instruction multiplies by two weights and adds.
+//
+// Rounding bounds: weights are scaled so that no sum can leave 32 bits, whatever the activations are.
+#pragma once
+
+#include <cstdint>
+
+namespace synctalk {
+
+constexpr int QUANTISED_OUTPUTS = 4;  // outputs that a kernel with one sample in a lane computes at a time
+constexpr int QUANTISED_MAX_LAYERS = 8;
+
+struct QuantisedLayer {
+  int n_pairs, n_out;
+  const int32_t* lanes_of_samples;  // [ceil(n_out / 4)][n_pairs][4]
+  const int32_t* lanes_of_outputs;  // [n_pairs][padded(n_out)]
+  int shift;                        // a hidden layer's output is (sum + half) >> shift, cut to 0..32767
+  float scale;                      // of a last layer's sums
+};
+
+// The four nodes around every cell of one plane, level and channel: at (v, u), (v, u + 1), (v + 1, u), (v + 1, u + 1).
+struct QuadPlane {
+  const uint64_t* quads;  // [n - 1][n - 1]
+  int n_cells;            // per axis
+  float scale;            // as NodePlane's
+};
+
+struct QuantisedNet {
+  const QuadPlane* planes;  // [levels][3][channels]
+  int n_levels, n_channels;
+  QuantisedLayer attention[2], density[QUANTISED_MAX_LAYERS], colour[QUANTISED_MAX_LAYERS];
+  float gated_scale;           // of gated condition and expression
+  const float* colour_scales[QUANTISED_MAX_LAYERS];  // [padded(inputs)] of the colour network's layers
+};
+
+}  // namespace synctalk
