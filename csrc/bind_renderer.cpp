@@ -137,7 +137,8 @@ void bind_renderer(py::module_& m) {
       m, "Renderer",
       "The head of one avatar, rendered on the CPU; see docs/formats.md for the tensors.\n\n"
       "scales [levels]; planes: float16 [C, n, n], plane-major. Results do not depend on the number of\n"
-      "threads; calls from several threads at once are fine. ranges: of the activations, to compute in 16-bit integers\n"
+      "threads; calls from several threads at once are fine. ranges: of the activations, to compute in 16-bit "
+      "integers\n"
       "(attended, gated, hidden of density, feature, appearance, hidden of colour); without, in float32.")
       .def(py::init(&make_renderer), py::arg("scales"), py::arg("planes"), py::arg("attention"), py::arg("density"),
            py::arg("colour"), py::arg("occupancy"), py::arg("resolution"), py::arg("box_min"), py::arg("box_max"),

@@ -11,9 +11,9 @@ namespace synctalk {
 
 namespace {
 
-constexpr float kNodeTop = 16384.0f;   // a look-up never leaves the range of its nodes
-constexpr float kValueTop = 8192.0f;   // other activations may be four times as large as in calibration
-constexpr float kSumTop = 65000.0f;    // of a row's absolute weights: times 32767, less than 2^31
+constexpr float kNodeTop = 16384.0f;  // a look-up never leaves the range of its nodes
+constexpr float kValueTop = 8192.0f;  // other activations may be four times as large as in calibration
+constexpr float kSumTop = 65000.0f;   // of a row's absolute weights: times 32767, less than 2^31
 constexpr float kWeightTop = 32767.0f;
 constexpr int kMostShift = 24;
 constexpr int kMostEncoded = 256;
@@ -53,9 +53,8 @@ float QuantisedField::add_planes(const RendererTensors& tensors) {
       std::vector<int16_t> nodes(static_cast<size_t>(plane.n) * plane.n);
       for (int channel = 0; channel < tensors.n_channels; ++channel) {
         const uint16_t* from = plane.nodes + static_cast<int64_t>(channel) * plane.n * plane.n;
-        std::transform(from, from + nodes.size(), nodes.begin(), [&](uint16_t half) {
-          return static_cast<int16_t>(std::lrint(from_half(half) * scale));
-        });
+        std::transform(from, from + nodes.size(), nodes.begin(),
+                       [&](uint16_t half) { return static_cast<int16_t>(std::lrint(from_half(half) * scale)); });
         const int cells = plane.n - 1;
         auto& quads = quads_.emplace_back(static_cast<size_t>(cells) * cells);
         for (int v = 0; v < cells; ++v) {
@@ -106,8 +105,8 @@ QuantisedLayer QuantisedField::add_layer(const Matrix& matrix, const std::vector
   auto& by_sample = weights_.emplace_back(static_cast<size_t>(groups) * n_pairs * QUANTISED_OUTPUTS);
   for (int o = 0; o < groups * QUANTISED_OUTPUTS; ++o) {
     for (int k = 0; k < n_pairs; ++k) {
-      by_sample[(static_cast<size_t>(o / QUANTISED_OUTPUTS) * n_pairs + k) * QUANTISED_OUTPUTS + o % QUANTISED_OUTPUTS] =
-          pair_of(quantised(o, 2 * k), quantised(o, 2 * k + 1));
+      by_sample[(static_cast<size_t>(o / QUANTISED_OUTPUTS) * n_pairs + k) * QUANTISED_OUTPUTS +
+                o % QUANTISED_OUTPUTS] = pair_of(quantised(o, 2 * k), quantised(o, 2 * k + 1));
     }
   }
   const int32_t* lanes_of_samples = by_sample.data();

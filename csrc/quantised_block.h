@@ -1,7 +1,8 @@
 // The field in 16-bit integers on blocks of samples, for one instruction set; see quantised_net.h.
 //
-// Lanes are samples up to the last layer of the density network: a layer's inputs are rows of pairs [n_pairs][block], its
-// weights are broadcast. The last layer, and the colour network, have outputs in the lanes and broadcast the activations.
+// Lanes are samples up to the last layer of the density network: a layer's inputs are rows of pairs [n_pairs][block],
+// its weights are broadcast. The last layer, and the colour network, have outputs in the lanes and broadcast the
+// activations.
 #pragma once
 
 #include "field_block.h"
@@ -94,8 +95,8 @@ static inline AxisCells cells_of(const float* axis, float scale) {
 static inline void look_up(const QuadPlane& plane, const AxisCells& u, const AxisCells& v, int32_t* values) {
   alignas(32) int32_t index[ENCODE_ROWS];
 #if defined(__AVX2__)
-  const __m256i row = _mm256_mullo_epi32(_mm256_load_si256(reinterpret_cast<const __m256i*>(v.cell)),
-                                         _mm256_set1_epi32(plane.n_cells));
+  const __m256i row =
+      _mm256_mullo_epi32(_mm256_load_si256(reinterpret_cast<const __m256i*>(v.cell)), _mm256_set1_epi32(plane.n_cells));
   _mm256_store_si256(reinterpret_cast<__m256i*>(index),
                      _mm256_add_epi32(row, _mm256_load_si256(reinterpret_cast<const __m256i*>(u.cell))));
   __asm__("" : "+m"(index));  // read from memory: extracting lanes costs twice as much
@@ -150,8 +151,7 @@ static inline void look_up(const QuadPlane& plane, const AxisCells& u, const Axi
 #if defined(__AVX2__)
         const __m256i low = _mm256_load_si256(reinterpret_cast<const __m256i*>(values[k]));
         const __m256i high = _mm256_load_si256(reinterpret_cast<const __m256i*>(values[k + 1]));
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(to),
-                            _mm256_blend_epi16(low, _mm256_slli_epi32(high, 16), 0xaa));
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm256_blend_epi16(low, _mm256_slli_epi32(high, 16), 0xaa));
 #else
         store(to, pair_of(load(values[k] + lane), load(values[k + 1] + lane)));
 #endif

@@ -1,8 +1,8 @@
 // The field in 16-bit integers: plain structs, shared by the translation units of all instruction sets.
 //
 // A value v of an activation is the integer round(v * scale) with one scale for each input column, a sum of products is
-// 32 bits wide, and a shift brings a hidden layer's sums to the next scale. Inputs travel in pairs: two 16-bit halves of
-// a 32-bit word, the first in the low half, which one instruction multiplies by two weights and adds.
+// 32 bits wide, and a shift brings a hidden layer's sums to the next scale. Inputs travel in pairs: two 16-bit halves
+// of a 32-bit word, the first in the low half, which one instruction multiplies by two weights and adds.
 //
 // Rounding bounds: weights are scaled so that no sum can leave 32 bits, whatever the activations are.
 #pragma once
@@ -33,7 +33,7 @@ struct QuantisedNet {
   const QuadPlane* planes;  // [levels][3][channels]
   int n_levels, n_channels;
   QuantisedLayer attention[2], density[QUANTISED_MAX_LAYERS], colour[QUANTISED_MAX_LAYERS];
-  float gated_scale;           // of gated condition and expression
+  float gated_scale;                                 // of gated condition and expression
   const float* colour_scales[QUANTISED_MAX_LAYERS];  // [padded(inputs)] of the colour network's layers
 };
 

@@ -79,8 +79,9 @@ static inline UVec gather_bytes(const uint8_t* bytes, IVec index) {
 #if defined(__AVX512F__)
   return reinterpret_cast<UVec>(_mm512_i32gather_epi32(reinterpret_cast<__m512i>(index), bytes, 1)) & 0xffu;
 #elif defined(__AVX2__)
-  return reinterpret_cast<UVec>(_mm256_i32gather_epi32(reinterpret_cast<const int*>(bytes),
-                                                       reinterpret_cast<__m256i>(index), 1)) & 0xffu;
+  return reinterpret_cast<UVec>(
+             _mm256_i32gather_epi32(reinterpret_cast<const int*>(bytes), reinterpret_cast<__m256i>(index), 1)) &
+         0xffu;
 #else
   UVec found;
   for (int i = 0; i < LANES; ++i) found[i] = bytes[index[i]];

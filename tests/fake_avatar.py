@@ -136,6 +136,7 @@ def write_tiny_bundle(path: Path) -> Path:
     tensors |= {name: values for name, values in fake.tensors.items() if not name.startswith("track")}
     tensors["track.rotation"] = np.tile(np.diag(np.float32([1, -1, -1])), (TRACK, 1, 1))
     tensors["track.translation"] = np.tile(np.float32([0, 0, 0.8]), (TRACK, 1))
+    tensors["field.ranges"] = np.abs(tensors["field.ranges"])
     tensors["occupancy"] = np.full_like(tensors["occupancy"], 255)
     members = dict.fromkeys(("head.onnx", "colour.onnx"), b"not used here")
     members |= {"audio.onnx": _audio_onnx(spec), "plate.mp4": _plates(), "background.png": _background()}

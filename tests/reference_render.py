@@ -30,7 +30,8 @@ class Head:
     expression: NDArray[np.float32]
     appearance: NDArray[np.float32]
 
-    def renderer(self) -> _native.Renderer:
+    def renderer(self, ranges: list[float] | None = None) -> _native.Renderer:
+        """In float32, or with ranges of the activations in 16-bit integers."""
         spec = self.spec
         return _native.Renderer(
             scales=[level.scale for level in spec.grid.levels],
@@ -51,6 +52,7 @@ class Head:
             direction_degree=spec.direction_degree,
             is_sigmoid=spec.gate == "sigmoid",
             is_deferred=spec.deferred,
+            ranges=ranges or [],
         )
 
 
@@ -143,6 +145,35 @@ def query(head: Head, positions: Array) -> tuple[Array, Array]:
     drive = np.concatenate([head.condition, head.expression])
     out = mlp(np.concatenate([x, gate * drive], axis=-1), head.density)
     return out[:, 0], out[:, 1:]
+
+
+def ranges(head: Head, n: int = 4000) -> list[float]:
+    """The largest absolute activations at random positions, in the order of ``FieldSpec.n_ranges``."""
+    rng = np.random.default_rng(0)
+    x = encode(head, rng.random((n, 3)))
+    attended = np.maximum(x @ head.attention[0].T, 0)
+    gate = attended @ head.attention[1].T
+    if head.spec.gate == "sigmoid":
+        gate = sigmoid(gate)
+    gated = gate * np.concatenate([head.condition, head.expression])
+    hidden = hidden_layers(np.concatenate([x, gated], axis=-1), head.density)
+    feature = (hidden[-1] @ head.density[-1].T)[:, 1:]
+    directions = rng.standard_normal((n, 3))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    harmonics = spherical_harmonics(directions)[:, : head.spec.direction_degree**2]
+    inputs = np.concatenate([feature, harmonics, np.tile(head.appearance, (n, 1))], axis=-1)
+    appearance = np.append(head.appearance, 1e-3)
+    values = [attended, gated, *hidden, feature, appearance, *hidden_layers(inputs, head.colour)]
+    return [float(np.abs(value).max()) for value in values]
+
+
+def hidden_layers(x: Array, weights: list[NDArray[np.float32]]) -> list[Array]:
+    """Outputs of all layers but the last."""
+    hidden = []
+    for weight in weights[:-1]:
+        x = np.maximum(x @ weight.T.astype(np.float64), 0)
+        hidden.append(x)
+    return hidden
 
 
 def samples_of_ray(head: Head, origin: Array, direction: Array) -> Array:

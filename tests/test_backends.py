@@ -159,7 +159,7 @@ class _Fake:
 
 
 def _entry(name: str, reason: str | None, broken: str | None = None) -> BackendEntry:
-    def create(bundle: Bundle, device: str, threads: int | None) -> Backend:
+    def create(bundle: Bundle, device: str, threads: int | None, precision: str) -> Backend:
         if broken:
             raise BackendError(broken)
         fake = _Fake()

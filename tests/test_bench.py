@@ -319,4 +319,4 @@ def test_a_fresh_process_that_fails_says_why(tmp_path: Path) -> None:
     from synctalk.bench.streams import fresh_process
 
     with pytest.raises(BackendError, match="fresh process"):
-        fresh_process(tmp_path / "none", tmp_path / "none.wav", "auto", "auto", None, 1, 0.0)
+        fresh_process(tmp_path / "none", tmp_path / "none.wav", {}, 1, 0.0)

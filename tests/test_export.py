@@ -12,8 +12,9 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from synctalk.backends import create_backend
 from synctalk.bundle import TENSORS, open_bundle, verify_bundle
-from synctalk.errors import ExportError, TrainingError
+from synctalk.errors import BackendError, ExportError, TrainingError
 from synctalk.media import read_video
 from synctalk.spec import Level, Spec, preset
 from synctalk_export.commands import export
@@ -179,6 +180,23 @@ def test_nothing_is_written_when_the_export_fails(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_int16_is_offered_where_it_is_good_enough(
+    exported: tuple[Subject, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = open_bundle(exported[1])
+    assert (bundle.tensors["field.ranges"] > 0).all()
+    assert bundle.manifest.training["parity"]["frames: native-cpu float32 - int16"]["psnr_db"] >= 60
+    assert getattr(create_backend("native-cpu", bundle), "arithmetic", None) == "int16"
+
+    failed = Check("frames: native-cpu float32 - int16", 0.5, 60.0, 20.0)
+    monkeypatch.setattr("synctalk_export.export.int16_check", lambda bundle: failed)
+    export_bundle(tiny_subject(), tmp_path / "coarse.avatar")
+    coarse = open_bundle(tmp_path / "coarse.avatar")
+    assert getattr(create_backend("native-cpu", coarse), "arithmetic", None) == "fp32"
+    with pytest.raises(BackendError, match="no ranges for it"):
+        create_backend("native-cpu", coarse, precision="int16")
+
+
 def test_parity_table_says_what_fails() -> None:
     table = parity_table([Check("a", 1e-6, 1e-4), Check("frames", 0.1, 60.0, 20.0)])
     lines = table.splitlines()
@@ -250,6 +268,7 @@ def test_subject_of_a_run_uses_trained_frames_only() -> None:
         condition_rest=subject.condition_rest,
         condition_mean=subject.condition_mean,
         condition_gain=1.1,
+        conditions_rendered=subject.conditions,
         camera=subject.camera,
         poses=(subject.rotation, subject.translation),
         expression=subject.expression,

@@ -52,10 +52,11 @@ def rendered(
     translation: NDArray[np.float32] = TRANSLATION,
     rectangle: tuple[int, int, int, int] | None = None,
     fill: float = np.nan,
+    ranges: list[float] | None = None,
 ) -> NDArray[np.float32]:
     out = np.full((camera.height, camera.width, 4), fill, np.float32)
     x0, y0, x1, y1 = rectangle or (0, 0, camera.width, camera.height)
-    head.renderer().render(
+    head.renderer(ranges).render(
         ROTATION,
         translation,
         camera.focal_px,
@@ -107,6 +108,54 @@ def test_query_equals_the_float64_twin(name: str) -> None:
         head.renderer().query(positions, head.condition, head.expression, log_density, feature)
         np.testing.assert_allclose(log_density, expected_density, rtol=0, atol=1e-3)
         np.testing.assert_allclose(feature, expected_feature, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_16_bit_picture_equals_the_float64_twin(name: str) -> None:
+    head = random_head(SPECS[name])
+    expected = reference_render.render(head, CAMERA, ROTATION.astype(float), TRANSLATION.astype(float))
+    pictures = []
+    for path in _native.simd_paths():
+        _native.set_simd(path)
+        pictures.append(rendered(head, ranges=reference_render.ranges(head)))
+        error = np.abs(pictures[-1] - expected)
+        assert np.quantile(error, 0.99) < 4e-3
+        assert (error > 1e-2).mean() < 5e-3
+        assert error.max() > 0  # it is not the float path
+    for picture in pictures[1:]:  # integers do not differ; gates and weights, which are floats, hardly do
+        assert np.quantile(np.abs(picture - pictures[0]), 0.99) < 2e-3
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_16_bit_query_equals_the_float64_twin(name: str) -> None:
+    head = random_head(SPECS[name])
+    renderer = head.renderer(reference_render.ranges(head))
+    positions = np.random.default_rng(1).random((1601, 3)).astype(np.float32)
+    positions[:2] = [[0, 0, 0], [1, 1, 1]]
+    expected_density, expected_feature = reference_render.query(head, positions.astype(float))
+    for path in _native.simd_paths():
+        _native.set_simd(path)
+        log_density = np.empty(1601, np.float32)
+        feature = np.empty((1601, head.spec.feature), np.float32)
+        renderer.query(positions, head.condition, head.expression, log_density, feature)
+        np.testing.assert_allclose(log_density, expected_density, rtol=0, atol=0.01)
+        np.testing.assert_allclose(feature, expected_feature, rtol=0, atol=0.01)
+
+
+def test_16_bit_values_beyond_their_ranges_are_cut_not_wrapped() -> None:
+    head = random_head(TINY)
+    narrow = [value / 16 for value in reference_render.ranges(head)]
+    picture = rendered(head, ranges=narrow)
+    assert np.isfinite(picture).all()
+    assert picture.min() >= 0 and picture.max() <= 1.0001
+
+
+def test_ranges_must_fit_the_layers() -> None:
+    head = random_head(TINY)
+    with pytest.raises(ValueError, match=r"ranges: expected 6 values, got 2"):
+        head.renderer([1.0, 1.0])
+    with pytest.raises(ValueError, match="ranges: expected finite"):
+        head.renderer([1.0, 1.0, float("nan"), 1.0, 1.0, 1.0])
 
 
 def test_picture_does_not_depend_on_the_number_of_threads() -> None:

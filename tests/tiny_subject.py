@@ -59,6 +59,7 @@ def tiny_subject(spec: Spec | None = None, seed: int = 0) -> Subject:
         condition_rest=generator.normal(size=spec.field.condition).astype(np.float32),
         condition_mean=generator.normal(size=spec.field.condition).astype(np.float32),
         condition_gain=1.1,
+        conditions=generator.normal(size=(N_FRAMES, spec.field.condition)).astype(np.float32),
         camera=Camera(SIZE, SIZE, 160.0, SIZE / 2, SIZE / 2 - 1.5),
         placement=Placement(320, 240, 40.5, 10.25, 200.0),
         rotation=rotation.astype(np.float32),

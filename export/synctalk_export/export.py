@@ -17,8 +17,9 @@ from synctalk.bundle import open_bundle, pack_tensors, write_bundle
 from synctalk.errors import ExportError
 from synctalk.manifest import Frame, Manifest
 
+from .calibrate import activation_ranges
 from .onnx_models import audio_model, colour_model, head_model
-from .parity import Check, check_parity
+from .parity import Check, check_parity, int16_check
 from .planes import node_planes
 from .subject import Subject
 from .track import choose_span, encode_plate, encode_png
@@ -73,6 +74,7 @@ def export_bundle(
     say("planes and tensors")
     planes = node_planes(subject.field.tables.detach().numpy(), subject.spec.field.grid)
     tensors = planes | _tensors(subject, first, end)
+    tensors["field.ranges"] = activation_ranges(subject, tensors["occupancy"])
     packed = pack_tensors(tensors)
     say("ONNX files")
     members = {
@@ -89,6 +91,9 @@ def export_bundle(
         draft = Path(folder) / "draft.avatar"
         write_bundle(draft, manifest, tensors, members)
         checks = check_parity(subject, open_bundle(draft))
+        checks.append(int16_check(open_bundle(draft)))
+    if not checks[-1].passed:
+        tensors["field.ranges"] = np.zeros_like(tensors["field.ranges"])  # the run time stays with float32
     manifest = replace(manifest, training={**subject.training, "parity": _figures(checks)})
     return Exported(Path(out), write_bundle(out, manifest, tensors, members), checks)
 

@@ -18,7 +18,7 @@ from synctalk_trainer.modules import Field
 
 from .subject import Subject
 
-__all__ = ["Check", "check_parity", "parity_table"]
+__all__ = ["Check", "check_parity", "int16_check", "parity_table"]
 
 Float = NDArray[np.float32]
 
@@ -69,6 +69,16 @@ def check_parity(subject: Subject, bundle: Bundle, seed: int = 0) -> list[Check]
             "train a little longer if half precision is to blame; else report it with this table"
         )
     return checks
+
+
+def int16_check(bundle: Bundle) -> Check:
+    """The native renderer in 16-bit integers against itself in float32; one that fails is not offered."""
+    requests = _requests(bundle)
+    exact, fast = (
+        _rendered(create_backend("native-cpu", bundle, precision=precision), requests)
+        for precision in ("float32", "int16")
+    )
+    return _picture_check("frames: native-cpu float32 - int16", exact, fast, _FRAME_DB)
 
 
 def parity_table(checks: list[Check]) -> str:
@@ -166,7 +176,7 @@ def _frame_checks(subject: Subject, rounded: Field, bundle: Bundle) -> list[Chec
     exact = [_marcher(subject.field, bundle).render(request) for request in requests]
     torch_frames = [_marcher(rounded, bundle).render(request) for request in requests]
     onnx_frames = _rendered(create_backend("onnxruntime", bundle, device="cpu"), requests)
-    native_frames = _rendered(create_backend("native-cpu", bundle), requests)
+    native_frames = _rendered(create_backend("native-cpu", bundle, precision="float32"), requests)
     return [
         _picture_check("frames: torch - onnx", torch_frames, onnx_frames, _FRAME_DB),
         _picture_check("frames: onnx - native-cpu", onnx_frames, native_frames, _FRAME_DB),

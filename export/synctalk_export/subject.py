@@ -41,6 +41,8 @@ class Subject:
     condition_mean: Float
     """[C]"""
     condition_gain: float
+    conditions: Float
+    """[N, C]: as the run time would render every frame of the clip"""
     camera: Camera
     placement: Placement
     rotation: Float
@@ -80,6 +82,7 @@ def subject_of(run: Run, name: str) -> Subject:
         condition_rest=run.condition_rest,
         condition_mean=run.condition_mean,
         condition_gain=run.condition_gain,
+        conditions=run.conditions_rendered,
         camera=run.camera,
         placement=_placement(data.info),
         rotation=rotation,

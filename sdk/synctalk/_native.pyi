@@ -133,6 +133,7 @@ class Renderer:
         direction_degree: int,
         is_sigmoid: bool,
         is_deferred: bool,
+        ranges: list[float] = ...,
     ) -> None: ...
     def render(
         self,

@@ -51,16 +51,23 @@ class Avatar:
 
     @staticmethod
     def from_bundle(
-        path: str | os.PathLike[str], device: str = "auto", backend: str = "auto", threads: int | None = None
+        path: str | os.PathLike[str],
+        device: str = "auto",
+        backend: str = "auto",
+        threads: int | None = None,
+        precision: str = "auto",
     ) -> Avatar:
         """Load an avatar.
 
         path: a ``.avatar`` file or folder. device: ``auto``, ``cpu`` or ``cuda``. backend: ``auto`` takes the fastest
         that works here; a named one works or raises. threads: CPU threads, None for all this process may use.
+        precision: ``auto`` takes the fastest that export found good; or ``float32``, ``int16``.
         Raises: BundleError: missing, damaged or newer; BackendError: what was asked for cannot work here.
         """
         bundle = open_bundle(Path(path))
-        return Avatar(bundle, create_backend(backend, bundle, device=device, threads=threads))
+        return Avatar(
+            bundle, create_backend(backend, bundle, device=device, threads=threads, precision=precision)
+        )
 
     @staticmethod
     def mock(seed: int = 0) -> Avatar:

@@ -43,6 +43,8 @@ __all__ = [
 Tensors = Mapping[str, NDArray[Any]]
 
 TENSORS = "tensors.safetensors"
+OPTIONAL = {"field.ranges"}
+"""Tensors that a bundle may do without."""
 MEMBERS = (TENSORS, "audio.onnx", "head.onnx", "colour.onnx", "plate.mp4", "background.png")
 """What a bundle holds beside its manifest; all are required, others are refused."""
 
@@ -56,7 +58,7 @@ _ENCRYPTED = 1
 
 
 def tensor_shapes(spec: Spec, n_track: int) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Name -> (dtype, shape) of every tensor of a bundle. ``n_track``: frames of the plate and of the track."""
+    """Name -> (dtype, shape) of every tensor of a bundle; those of ``OPTIONAL`` may be missing. ``n_track``: frames of the plate and of the track."""
     design = spec.field
     shapes: dict[str, tuple[str, tuple[int, ...]]] = {}
     for plane in range(len(PLANES)):
@@ -78,6 +80,7 @@ def tensor_shapes(spec: Spec, n_track: int) -> dict[str, tuple[str, tuple[int, .
         "condition.rest": (design.condition,),
         "condition.mean": (design.condition,),
         "condition.gain": (1,),
+        "field.ranges": (design.n_ranges,),
     }
     shapes |= {name: ("float32", shape) for name, shape in vectors.items()}
     shapes["occupancy"] = ("uint8", ((design.occupancy_resolution**3 + 7) // 8,))
@@ -117,7 +120,7 @@ def _tensor_faults(tensors: Tensors, spec: Spec) -> Iterator[str]:
     expected = tensor_shapes(spec, n_track)
     if unknown := sorted(set(tensors) - set(expected)):
         yield f"unknown tensors {unknown}"
-    if missing := sorted(set(expected) - set(tensors)):
+    if missing := sorted(set(expected) - set(tensors) - OPTIONAL):
         yield f"missing tensors {missing}"
     if track is not None and n_track < 1:
         yield "track.rotation holds no frame"
@@ -128,6 +131,8 @@ def _tensor_faults(tensors: Tensors, spec: Spec) -> Iterator[str]:
             yield f"{name} is {got.dtype} {list(got.shape)}, the spec says {dtype} {list(shape)}"
         elif got.dtype.kind == "f" and not np.isfinite(got).all():
             yield f"{name} holds a NaN or an infinity"
+        elif name == "field.ranges" and (got < 0).any():
+            yield f"{name} holds a negative value"
 
 
 # --- containers -------------------------------------------------------------------------------------------------------

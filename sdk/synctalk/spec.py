@@ -201,6 +201,12 @@ class FieldSpec:
         return self.condition + self.expression
 
     @property
+    def n_ranges(self) -> int:
+        """Ranges of activations that 16-bit integers need: attended, gated, the density network's hidden layers, feature,
+        appearance, the colour network's hidden layers."""
+        return 4 + self.density_layers + self.colour_layers
+
+    @property
     def attention_shapes(self) -> tuple[tuple[int, int], ...]:
         """Weight shapes [out, in], first layer first."""
         return ((self.attention_hidden, self.grid.n_outputs), (self.n_gates, self.attention_hidden))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,12 @@ class Run:
 
     def condition_of(self, frame: int) -> NDArray[np.float32]:
         """[C]: the condition as the run time uses it, widened by the gain."""
-        spread = self.conditions[frame] - self.condition_mean
+        return np.asarray(self.conditions_rendered[frame], np.float32)
+
+    @cached_property
+    def conditions_rendered(self) -> NDArray[np.float32]:
+        """[N, C]: the conditions of all frames as the run time uses them."""
+        spread = self.conditions - self.condition_mean
         return np.asarray(self.condition_mean + self.condition_gain * spread, np.float32)
 
 

@@ -17,13 +17,15 @@ from synctalk.bundle import Bundle
 from synctalk.errors import BackendError
 from synctalk.geometry import Camera
 
-__all__ = ["BACKENDS", "DEVICES", "Backend", "BackendEntry", "HeadRequest", "create_backend"]
+__all__ = ["BACKENDS", "DEVICES", "PRECISIONS", "Backend", "BackendEntry", "HeadRequest", "create_backend"]
 
 Float = NDArray[np.float32]
 
 _LOG = logging.getLogger(__name__)
 
 DEVICES = ("auto", "cpu", "cuda")
+PRECISIONS = ("auto", "float32", "int16")
+"""``auto`` is the fastest that export found to be as good as float32."""
 
 
 @dataclass(frozen=True)
@@ -62,16 +64,16 @@ class BackendEntry:
     """A row of the table of backends."""
 
     name: str
-    create: Callable[[Bundle, str, int | None], Backend]
-    """bundle, device (one of ``DEVICES``), threads. Raises: BackendError."""
+    create: Callable[[Bundle, str, int | None, str], Backend]
+    """bundle, device (one of ``DEVICES``), threads, precision (one of ``PRECISIONS``). Raises: BackendError."""
     why_not: Callable[[str], str | None]
     """device -> why this backend cannot work there, with what to do, or None where it can."""
 
 
-def _create_native_cpu(bundle: Bundle, device: str, threads: int | None) -> Backend:
+def _create_native_cpu(bundle: Bundle, device: str, threads: int | None, precision: str) -> Backend:
     from .native_cpu import NativeCpu
 
-    return NativeCpu(bundle, device, threads)
+    return NativeCpu(bundle, device, threads, precision)
 
 
 def _why_not_native_cpu(device: str) -> str | None:
@@ -80,9 +82,13 @@ def _why_not_native_cpu(device: str) -> str | None:
     return why_not(device)
 
 
-def _create_onnxruntime(bundle: Bundle, device: str, threads: int | None) -> Backend:
+def _create_onnxruntime(bundle: Bundle, device: str, threads: int | None, precision: str) -> Backend:
     from .onnx_runtime import OnnxRuntime
 
+    if precision not in ("auto", "float32"):
+        raise BackendError(
+            f"backend onnxruntime computes in float32, not {precision}: choose native-cpu or --precision auto"
+        )
     return OnnxRuntime(bundle, device, threads)
 
 
@@ -104,26 +110,30 @@ def create_backend(
     bundle: Bundle,
     device: str = "auto",
     threads: int | None = None,
+    precision: str = "auto",
     table: tuple[BackendEntry, ...] = BACKENDS,
 ) -> Backend:
     """The backend of that name, or for ``auto`` the first of the table that works (the choice is logged).
 
-    device: one of ``DEVICES``; threads: how many it may use, None for all CPUs of the process.
+    device: one of ``DEVICES``; threads: how many it may use, None for all CPUs of the process;
+    precision: one of ``PRECISIONS``.
 
-    Raises: BackendError: an unknown name or device, or the backend cannot work here, with the reason.
+    Raises: BackendError: an unknown name, device or precision, or the backend cannot work here, with the reason.
     """
     if device not in DEVICES:
         raise BackendError(f"unknown device {device!r}: choose {', '.join(DEVICES)}")
+    if precision not in PRECISIONS:
+        raise BackendError(f"unknown precision {precision!r}: choose {', '.join(PRECISIONS)}")
     if threads is not None and threads < 1:
         raise ValueError(f"threads: expected 1 or more, got {threads}")
     if name != "auto":
-        return _entry(name, table).create(bundle, device, threads)
+        return _entry(name, table).create(bundle, device, threads, precision)
     lost: list[str] = []
     for i, entry in enumerate(table):
         reason = entry.why_not(device)
         if reason is None:
             try:
-                backend = entry.create(bundle, device, threads)
+                backend = entry.create(bundle, device, threads, precision)
             except BackendError as error:
                 reason = str(error)
             else:

@@ -35,10 +35,14 @@ class NativeCpu:
 
     name = "native-cpu"
 
-    def __init__(self, bundle: Bundle, device: str = "auto", threads: int | None = None) -> None:
-        """``threads`` sets the size of the pool that all native code of the process shares.
+    def __init__(
+        self, bundle: Bundle, device: str = "auto", threads: int | None = None, precision: str = "auto"
+    ) -> None:
+        """``threads`` sets the size of the pool that all native code of the process shares; ``precision`` is auto,
+        float32 or int16.
 
-        Raises: BackendError: it cannot work on the device. BundleError: ``audio.onnx`` does not load.
+        Raises: BackendError: it cannot work on the device, or int16 is asked of a bundle that has no ranges for it.
+            BundleError: ``audio.onnx`` does not load.
         """
         if reason := why_not(device):
             raise BackendError(f"backend native-cpu cannot work on device {device!r}: {reason}")
@@ -50,6 +54,9 @@ class NativeCpu:
         spec = bundle.manifest.spec.field
         tensors = bundle.tensors
         levels = range(spec.grid.n_levels)
+        ranges = _ranges(bundle, precision)
+        self.arithmetic = "int16" if ranges else "fp32"
+        """What the renderer multiplies in, as ``synctalk bench`` names it"""
         self._renderer = _native.Renderer(
             scales=[level.scale for level in spec.grid.levels],
             planes=[tensors[f"field.plane.{plane}.{i}"] for plane in range(len(PLANES)) for i in levels],
@@ -69,6 +76,7 @@ class NativeCpu:
             direction_degree=spec.direction_degree,
             is_sigmoid=spec.gate == "sigmoid",
             is_deferred=spec.deferred,
+            ranges=ranges,
         )
 
     def condition(self, windows: Float) -> Float:
@@ -95,6 +103,18 @@ class NativeCpu:
             out=rgba,
         )
         return rgba
+
+
+def _ranges(bundle: Bundle, precision: str) -> list[float]:
+    """Ranges of the activations for 16-bit integers; none for float32."""
+    ranges = [float(value) for value in bundle.tensors.get("field.ranges", ())]
+    is_known = any(ranges)
+    if precision == "int16" and not is_known:
+        raise BackendError(
+            "precision int16: this bundle has no ranges for it, because it is older or int16 was not good enough; "
+            "export it again, or use precision auto"
+        )
+    return ranges if precision != "float32" and is_known else []
 
 
 def _contiguous(values: Float) -> Float:

@@ -25,6 +25,7 @@ def bench(
     threads: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="CPU threads; all by default.")
     ] = None,
+    precision: Annotated[str, typer.Option(metavar="NAME", help="auto, float32 or int16.")] = "auto",
     sessions: Annotated[
         int, typer.Option(metavar="N", min=1, help="Streams in turn on the one loaded avatar.")
     ] = 1,
@@ -66,7 +67,7 @@ def bench(
     if plot is not None:
         check_plotting()
     settings = Settings(
-        avatar, audio or SENTENCE, backend, device, threads, sessions, seconds, with_baselines=baseline
+        avatar, audio or SENTENCE, backend, device, threads, precision, sessions, seconds, baseline
     )
     errors = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())

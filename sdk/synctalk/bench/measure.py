@@ -48,6 +48,7 @@ class Settings:
     backend: str = "auto"
     device: str = "auto"
     threads: int | None = None
+    precision: str = "auto"
     sessions: int = 1
     seconds: float = 10.0
     with_baselines: bool = False
@@ -70,7 +71,7 @@ def benchmark(settings: Settings, on_progress: Progress = lambda what, share: No
     """
     bundle = open_bundle(settings.bundle)
     sound = read_audio(settings.audio)
-    backend = create_backend(settings.backend, bundle, settings.device, settings.threads)
+    backend = create_backend(settings.backend, bundle, settings.device, settings.threads, settings.precision)
     settings = replace(settings, backend=backend.name)
     fresh = _fresh(settings, sound, on_progress)
     clock = StageClock()
@@ -115,6 +116,12 @@ def _fresh(settings: Settings, sound: tuple[Float, int], on_progress: Progress) 
     import soundfile
 
     samples, rate = sound
+    options = {
+        "backend": settings.backend,
+        "device": settings.device,
+        "threads": settings.threads,
+        "precision": settings.precision,
+    }
     found = []
     with tempfile.TemporaryDirectory() as folder:
         wav = Path(folder) / "sound.wav"
@@ -125,9 +132,7 @@ def _fresh(settings: Settings, sound: tuple[Float, int], on_progress: Progress) 
                 fresh_process(
                     settings.bundle,
                     wav,
-                    settings.backend,
-                    settings.device,
-                    settings.threads,
+                    options,
                     settings.sessions,
                     seconds=settings.seconds if i == settings.cold_starts - 1 else 0.0,
                 )

@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import count
 from pathlib import Path
 from statistics import median
@@ -85,8 +85,7 @@ import synctalk
 import json, sys
 given = json.loads(sys.argv[1])
 import soundfile
-options = {key: given[key] for key in ("device", "backend", "threads")}
-avatar = synctalk.Avatar.from_bundle(given["bundle"], **options)
+avatar = synctalk.Avatar.from_bundle(given["bundle"], **given["options"])
 samples, rate = soundfile.read(given["sound"], dtype="float32")
 n = rate // avatar.fps
 def pieces():
@@ -105,19 +104,18 @@ print(json.dumps({"first_frame_s": first, "rss_mb": peak_rss_mb(), "vram_mb": vr
 
 
 def fresh_process(
-    bundle: Path, sound: Path, backend: str, device: str, threads: int | None, n_sessions: int, seconds: float
+    bundle: Path, sound: Path, options: Mapping[str, str | int | None], n_sessions: int, seconds: float
 ) -> dict[str, Any]:
     """A Python process that loads the avatar and speaks a wav file for ``seconds`` at most (0: one frame).
 
+    options: device, backend, threads and precision of ``Avatar.from_bundle``.
     Returns ``first_frame_s`` (from ``import synctalk`` to the first frame), and ``rss_mb`` and ``vram_mb`` at their peaks.
     Raises: BackendError: it fails, with its last words.
     """
     given = {
         "bundle": str(bundle),
         "sound": str(sound),
-        "backend": backend,
-        "device": device,
-        "threads": threads,
+        "options": dict(options),
         "sessions": n_sessions,
         "seconds": seconds,
     }

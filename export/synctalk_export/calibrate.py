@@ -1,0 +1,98 @@
+"""How large the field's activations become on the clip: what the run time needs to compute in 16-bit integers."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from synctalk import _native
+from synctalk.geometry import pixel_rays
+from synctalk_trainer.modules import Field, encode_planes, spherical_harmonics
+from torch import Tensor, nn
+
+from .subject import Subject
+
+__all__ = ["activation_ranges"]
+
+_N_FRAMES, _N_RAYS = 48, 1500
+"""Frames of the clip, and rays of each"""
+
+
+@torch.no_grad()
+def activation_ranges(subject: Subject, occupancy: NDArray[np.uint8], seed: int = 0) -> NDArray[np.float32]:
+    """The largest absolute activations on random rays of frames spread over the clip, [n_ranges] float32.
+
+    Order: attended, gated, the density network's hidden layers, feature, appearance, the colour network's hidden layers;
+    each at least 0.001. occupancy: bits, see ``docs/formats.md``.
+    """
+    generator, field = np.random.default_rng(seed), subject.field
+    largest = torch.full((field.spec.n_ranges,), 1e-3)
+    frames = np.flatnonzero(subject.usable)
+    for frame in frames[np.linspace(0, len(frames) - 1, _N_FRAMES).astype(int)]:
+        positions, directions = _samples(subject, occupancy, int(frame), generator)
+        if len(positions):
+            seen = _activations(field, subject, int(frame), positions, directions)
+            largest = torch.maximum(largest, torch.stack([values.abs().max() for values in seen]))
+    ranges: NDArray[np.float32] = largest.numpy()
+    return ranges
+
+
+def _samples(
+    subject: Subject, occupancy: NDArray[np.uint8], frame: int, generator: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    """Positions [M, 3] in 0..1 of the samples of random rays, and their directions [M, 3]."""
+    camera, spec = subject.camera, subject.field.spec
+    pixels = generator.uniform(0, (camera.width, camera.height), (_N_RAYS, 2)).astype(np.float32)
+    origins, directions = pixel_rays(camera, subject.rotation[frame], subject.translation[frame], pixels)
+    room = _N_RAYS * spec.max_samples
+    positions, distances = np.empty((room, 3), np.float32), np.empty(room, np.float32)
+    rays, offsets = np.empty(room, np.int32), np.empty(_N_RAYS + 1, np.int32)
+    n = _native.march(
+        origins,
+        directions,
+        generator.random(_N_RAYS, np.float32),
+        np.array(spec.box_min_m, np.float32),
+        np.array(spec.box_max_m, np.float32),
+        occupancy,
+        spec.occupancy_resolution,
+        spec.step_m,
+        spec.max_samples,
+        positions,
+        distances,
+        rays,
+        offsets,
+    )
+    return torch.from_numpy(positions[:n]), torch.from_numpy(directions[rays[:n]])
+
+
+def _activations(
+    field: Field, subject: Subject, frame: int, positions: Tensor, directions: Tensor
+) -> list[Tensor]:
+    """The activations of the samples of one frame, in the order of the ranges."""
+    encoding = encode_planes(positions, field.tables, field.spec.grid)
+    condition, expression, appearance = (
+        torch.from_numpy(np.array(values, np.float32)).expand(len(positions), -1)
+        for values in (subject.conditions[frame], subject.expression[frame], subject.appearance)
+    )
+    acting = field.gate(encoding) * torch.cat([condition, expression], dim=-1)
+    hidden = _hidden_layers(torch.cat([encoding, acting], dim=-1), field.density)
+    out = hidden[-1] @ field.density[-1].T
+    feature = out[:, 1:]
+    inputs = torch.cat([feature, spherical_harmonics(directions), appearance], dim=-1)
+    return [
+        torch.relu(encoding @ field.attention[0].T),
+        acting,
+        *hidden,
+        feature,
+        appearance,
+        *_hidden_layers(inputs, field.colour),
+    ]
+
+
+def _hidden_layers(values: Tensor, weights: nn.ParameterList) -> list[Tensor]:
+    """Outputs of all layers but the last."""
+    hidden = []
+    for weight in list(weights)[:-1]:
+        values = torch.relu(values @ weight.T)
+        hidden.append(values)
+    return hidden
