@@ -39,6 +39,7 @@ def _tensors(seed: int = 0) -> dict[str, np.ndarray]:
     for name, (dtype, shape) in tensor_shapes(SPEC, 3).items():
         drawn = generator.integers(0, 255, shape) if dtype == "uint8" else generator.normal(size=shape)
         values[name] = drawn.astype(dtype)
+    values["field.ranges"] = np.abs(values["field.ranges"])
     return values
 
 
