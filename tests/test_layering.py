@@ -20,6 +20,7 @@ LAYERS = (
     {"geometry"},
     {"audio", "control", "frame", "manifest", "render"},
     {"bundle", "media", "condition", "track"},
+    {"tensorrt"},
     {"backends", "idle"},
     {"mock", "stage"},
     {"timeline"},

@@ -1,12 +1,7 @@
-"""The trained networks as ONNX: traced from ``synctalk_trainer.modules``, never written by hand.
-
-TorchScript's exporter is used: on these graphs it is 50 times faster than the newer one and leaves fewer nodes.
-"""
+"""The trained networks as ONNX: traced from ``synctalk_trainer.modules``, never written by hand."""
 
 from __future__ import annotations
 
-import io
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,50 +13,45 @@ from synctalk._version import __version__
 from synctalk.bundle import TENSORS, tensor_ranges
 from synctalk.errors import ExportError
 from synctalk.spec import PLANES, Spec
+from synctalk.tensorrt.plugin import NAMESPACE
 from synctalk_trainer.modules import Field
 from torch import Tensor, nn
-from torch.jit._trace import TracerWarning
 
-__all__ = ["OPSET", "Colour", "Head", "audio_model", "colour_model", "head_model"]
+from .plane_lookup import DOMAIN_VERSION, OPSET, PlaneLookupNode, body_of, trace
 
-OPSET = 18
+__all__ = ["Colour", "Head", "audio_model", "colour_model", "head_model"]
+
 _PLANE_PREFIX = "field.plane."
 
 
 class Head(nn.Module):
-    """``Field.query`` with bilinear look-ups in node planes in the place of hashing.
+    """``Field.query`` with bilinear look-ups in node planes in the place of hashing: the same function."""
 
-    The grids' nodes lie on the corners of ``grid_sample`` with ``align_corners``, so both functions are equal.
-    """
-
-    def __init__(self, field: Field, planes: Mapping[str, NDArray[np.float16]]) -> None:
-        """planes: ``field.plane.{p}.{level}`` -> float16 [C, n, n]."""
+    def __init__(
+        self, field: Field, planes: Mapping[str, NDArray[np.float16]], dtype: torch.dtype = torch.float32
+    ) -> None:
+        """planes: ``field.plane.{p}.{level}`` -> float16 [C, n, n]; dtype: what the look-up gives."""
         super().__init__()
-        self.field = field
-        self.levels = field.spec.grid.levels
-        for name, values in planes.items():
-            self.register_buffer(_buffer_name(name), torch.from_numpy(values))
+        self.field, self.dtype = field, dtype
+        self.scales = tuple(level.scale for level in field.spec.grid.levels)
+        self.names = [f"{_PLANE_PREFIX}{p}.{i}" for p in range(len(PLANES)) for i in range(len(self.scales))]
+        for name in self.names:
+            self.register_buffer(_buffer_name(name), torch.from_numpy(planes[name]))
 
-    def encode(self, positions: Tensor) -> Tensor:
-        """positions [M, 3] in 0..1 -> encoding [M, 3 * levels * C]."""
-        inside = positions.clamp(0.0, 1.0)
-        values = []
-        for p, axes in enumerate(PLANES):
-            uv = inside[:, list(axes)]  # [M, 2]
-            for i, level in enumerate(self.levels):  # node k = u * scale + 0.5 lies at 2 k / (n - 1) - 1
-                half = (level.n_nodes - 1) / 2.0
-                at = uv * (level.scale / half) + (0.5 / half - 1.0)
-                plane = getattr(self, _buffer_name(f"{_PLANE_PREFIX}{p}.{i}")).float()
-                grid = at[None, :, None]  # [1, M, 1, 2]
-                value = nn.functional.grid_sample(
-                    plane[None], grid, padding_mode="border", align_corners=True
-                )
-                values.append(value.view(self.field.spec.grid.n_channels, -1))  # [C, M]
-        return torch.cat(values, dim=0).T
+    @property
+    def planes(self) -> list[Tensor]:
+        """[C, n, n] each, in the order of the node's inputs."""
+        return [getattr(self, _buffer_name(name)) for name in self.names]
 
     def forward(self, positions: Tensor, condition: Tensor, expression: Tensor) -> tuple[Tensor, Tensor]:
-        """positions [M, 3], condition [M, C], expression [M, E] -> log density [M], feature [M, F]."""
-        return self.field.decode(self.encode(positions), condition, expression)
+        """positions [M, 3], condition [M, C], expression [M, E] -> log density [M], feature [M, F]; all float32."""
+        encoding = PlaneLookupNode.apply(positions, self.scales, self.dtype, *self.planes)
+        if self.dtype == torch.float32:
+            return self.field.decode(encoding, condition, expression)
+        log_density, feature = self.field.decode(
+            encoding, condition.to(self.dtype), expression.to(self.dtype)
+        )
+        return log_density.float(), feature.float()
 
 
 class Colour(nn.Module):
@@ -80,7 +70,13 @@ def _buffer_name(tensor_name: str) -> str:
     return tensor_name.replace(".", "_")
 
 
-def head_model(field: Field, planes: Mapping[str, NDArray[np.float16]], spec: Spec, packed: bytes) -> bytes:
+def head_model(
+    field: Field,
+    planes: Mapping[str, NDArray[np.float16]],
+    spec: Spec,
+    packed: bytes,
+    dtype: torch.dtype = torch.float32,
+) -> bytes:
     """``head.onnx``: its planes are external data in ``packed``, the bytes of ``tensors.safetensors``."""
     design = spec.field
     inputs = {
@@ -88,7 +84,10 @@ def head_model(field: Field, planes: Mapping[str, NDArray[np.float16]], spec: Sp
         "condition": torch.rand(5, design.condition),
         "expression": torch.rand(5, design.expression),
     }
-    model = _traced(Head(field, planes), inputs, ("log_density", "feature"), "M", spec)
+    head = Head(field, planes, dtype)
+    opsets = {NAMESPACE: DOMAIN_VERSION}
+    model = _traced(head, inputs, ("log_density", "feature"), "M", spec, opsets)
+    model.functions.append(body_of(head.planes, head.scales, dtype))
     _rename(model, {_buffer_name(name): name for name in planes})
     _checked(model, "head.onnx")
     ranges = tensor_ranges(packed)
@@ -118,28 +117,19 @@ def audio_model(audio: nn.Module, spec: Spec) -> bytes:
 
 
 def _traced(
-    module: nn.Module, inputs: dict[str, Tensor], outputs: tuple[str, ...], rows: str, spec: Spec
+    module: nn.Module,
+    inputs: dict[str, Tensor],
+    outputs: tuple[str, ...],
+    rows: str,
+    spec: Spec,
+    custom_opsets: dict[str, int] | None = None,
 ) -> onnx.ModelProto:
     """Trace a module; ``rows`` names the first axis of all inputs and outputs."""
     if any(part.training for part in module.children()):
         raise ValueError(f"{type(module).__name__} is in training mode: call eval() first")
     module.eval()
-    file: Any = io.BytesIO()  # accepted, though not in the signature
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=DeprecationWarning)  # of the exporter, and inside it
-        warnings.filterwarnings("ignore", category=TracerWarning)
-        torch.onnx.export(
-            module,
-            tuple(inputs.values()),
-            file,
-            dynamo=False,
-            input_names=list(inputs),
-            output_names=list(outputs),
-            dynamic_axes={name: {0: rows} for name in [*inputs, *outputs]},
-            opset_version=OPSET,
-            do_constant_folding=False,  # planes stay half precision, weights keep their names
-        )
-    model = onnx.load_from_string(file.getvalue())
+    axes = {name: {0: rows} for name in [*inputs, *outputs]}
+    model = trace(module, tuple(inputs.values()), list(inputs), outputs, axes, custom_opsets)
     _label(model, spec)
     return model
 
@@ -182,7 +172,7 @@ def _checked(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
     Raises: ExportError: an unexpected operator set, or not a valid model.
     """
     opsets = {entry.domain: entry.version for entry in model.opset_import}
-    if opsets != {"": OPSET}:
+    if opsets != {"": OPSET} | ({NAMESPACE: DOMAIN_VERSION} if model.functions else {}):
         raise ExportError(
             f"{name}: exported for {opsets}, not opset {OPSET}: use a version of torch from the docs"
         )
