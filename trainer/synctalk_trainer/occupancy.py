@@ -114,11 +114,12 @@ class Occupancy:
         return float(cells.mean())
 
     def tighten(self) -> None:
-        """Visit only what was seen, not its neighbours: a trained surface moves no more."""
-        seen = (self.seen > _KEPT_WEIGHT).numpy().reshape(self.hull.shape)
-        if seen.any():
-            closed = ndimage.binary_closing(seen, ndimage.generate_binary_structure(3, 1))  # no pinholes
-            self.bits = self._packed((seen | closed) & self.hull)
+        """Visit what carried a ray, and its neighbours: a trained surface moves no more. Without the neighbours, rays of
+        poses that training did not see slip through pinholes."""
+        kept = (self.seen > _KEPT_WEIGHT).numpy().reshape(self.hull.shape)
+        if kept.any():
+            cells = ndimage.binary_dilation(kept, ndimage.generate_binary_structure(3, 1))
+            self.bits = self._packed(cells & self.hull)
 
     def state(self) -> dict[str, Tensor]:
         """Tensors to save."""
