@@ -1,8 +1,11 @@
 // Bindings of the GPU's kernels; the same functions as on the CPU, with a stream handle as last argument.
+#include <pybind11/stl.h>
+
 #include "device_arrays.h"
 #include "kernels_cuda.h"
 #include "levels.h"
 #include "march_settings.h"
+#include "plane_lookup_cuda.h"
 
 namespace synctalk {
 namespace {
@@ -39,6 +42,26 @@ void encode_backward(const py::object& positions, const py::object& tables, cons
       grid, device_array<float>(tables, "tables", shape), device_array<float>(positions, "positions", {n, 3}),
       device_array<float>(d_out, "d_out", {n, grid.width()}), n, device_array<float>(d_tables, "d_tables", shape),
       d_positions.is_none() ? nullptr : device_array<float>(d_positions, "d_positions", {n, 3}), stream_of(stream));
+}
+
+// `out` may be float32 or float16.
+void look_up(const py::object& positions, const std::vector<py::object>& planes, const std::vector<float>& scales,
+             const py::object& out, uintptr_t stream) {
+  NodePlanes net = empty_planes(planes.size(), scales);
+  net.n_channels = static_cast<int>(device_shape(planes[0], "planes", 3)[0]);
+  for (int p = 0; p < net.n_planes; ++p) {
+    net.nodes[p] =
+        device_array<uint16_t>(planes[static_cast<size_t>(p)], "planes", {net.n_channels, net.n[p], net.n[p]});
+  }
+  const auto n = device_shape(positions, "positions", 2)[0];
+  const float* at = device_array<float>(positions, "positions", {n, 3});
+  const Shape shape{n, net.width()};
+  const bool is_half = interface_of(out, "out")["typestr"].cast<std::string>() == type_string<uint16_t>();
+  cuda::check(is_half
+                  ? cuda::plane_lookup(net, at, n, reinterpret_cast<__half*>(device_array<uint16_t>(out, "out", shape)),
+                                       stream_of(stream))
+                  : cuda::plane_lookup(net, at, n, device_array<float>(out, "out", shape), stream_of(stream)),
+              "plane_lookup");
 }
 
 void march(const py::object& origins, const py::object& directions, const py::object& jitter, const py::array& box_min,
@@ -108,6 +131,7 @@ void bind_cuda(py::module_& m) {
   m.def("cuda_devices", &cuda::devices, "GPUs that this process can use.");
   m.def("grid_encode_cuda", &encode, "grid_encode on the GPU, and a stream handle.");
   m.def("grid_encode_backward_cuda", &encode_backward, "grid_encode_backward on the GPU, and a stream handle.");
+  m.def("plane_lookup_cuda", &look_up, "plane_lookup on the GPU, into float32 or float16, and a stream handle.");
   m.def("march_cuda", &march, "Distances of rays' samples [R, max_samples] and their numbers [R].");
   m.def("march_gather_cuda", &march_gather, "From slots and offsets to positions, distances and rays [M].");
   m.def("composite_cuda", &composite_forward, "composite on the GPU, and a stream handle.");

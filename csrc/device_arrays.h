@@ -16,6 +16,10 @@ inline const char* type_string<int32_t>() {
   return "<i4";
 }
 template <>
+inline const char* type_string<uint16_t>() {  // float16, as bits
+  return "<f2";
+}
+template <>
 inline const char* type_string<uint8_t>() {
   return "|u1";
 }

@@ -5,6 +5,7 @@ namespace synctalk {
 
 void bind_grid(pybind11::module_& m);
 void bind_field(pybind11::module_& m);
+void bind_lookup(pybind11::module_& m);
 void bind_peak(pybind11::module_& m);
 void bind_rasterize(pybind11::module_& m);
 #ifdef SYNCTALK_HAS_CUDA
@@ -17,6 +18,7 @@ PYBIND11_MODULE(_native, m) {
   m.doc() = "Kernels of synctalk; see docs/native.md.";
   synctalk::bind_grid(m);
   synctalk::bind_field(m);
+  synctalk::bind_lookup(m);
   synctalk::bind_peak(m);
   synctalk::bind_rasterize(m);
 #ifdef SYNCTALK_HAS_CUDA

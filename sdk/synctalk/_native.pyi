@@ -1,5 +1,6 @@
 """Types of the native module; see docs/native.md. Its sources are in csrc/."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,9 @@ def grid_encode_backward(
     d_positions: Float | None = None,
 ) -> None: ...
 def grid_unroll(tables: Float, level: NDArray[np.float64], out: Float) -> None: ...
+def plane_lookup(
+    positions: Float, planes: Sequence[NDArray[np.float16]], scales: Sequence[float], out: Float
+) -> None: ...
 def march(
     origins: Float,
     directions: Float,
