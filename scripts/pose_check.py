@@ -64,7 +64,7 @@ def solved_by_frame(folder: Path) -> Track:
         start, points = fit["rotation"].astype(np.float64), faces["points"][:, list(STABLE), :2]
         moved = fit["translation"].astype(np.float64)
     rotation, translation = np.empty_like(start), np.empty_like(moved)
-    for i, seen in enumerate(points.astype(np.float64)):
+    for i, seen in enumerate(np.ascontiguousarray(points, np.float64)):
         guess = Rotation.from_matrix(start[i]).as_rotvec()
         _, turn, move = cv2.solvePnP(
             mesh, seen, camera, None, guess, moved[i].copy(), True, cv2.SOLVEPNP_ITERATIVE

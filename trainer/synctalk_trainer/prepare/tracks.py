@@ -28,10 +28,10 @@ _COVER_DEG, _REACH_DEG = 5.0, 12.0
 _MAX_KEY_FRAMES, _NEIGHBOURS = 14, 4
 _SEARCH_DEG = 1.5
 """A key frame is the calmest face within this angle of the place where one is wanted."""
-_MAX_POINTS = 110
+_MAX_POINTS = 140
 _SPACING, _WINDOW, _BLUR = 0.035, 0.085, 0.035
 """Distance of features, width of the matched window, and blur that takes out shading, in face heights."""
-_TEXTURE = 8.0
+_TEXTURE = 2.0
 """Least squared gradient across a feature's weakest direction, in the flattened picture: below, it is noise or shading."""
 _RIM, _BROW_RIM, _CORNER = 0.03, 0.025, 0.03
 """Widths of the head's outline, which slides over the head as it turns, and of the skin that brows pull along; radius
