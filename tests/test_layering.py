@@ -27,7 +27,7 @@ LAYERS = (
     {"executor"},
     {"session"},
     {"avatar", "doctor"},
-    {"bench"},
+    {"bench", "serve"},
     {"cli"},
 )
 """Lowest first. A module imports from lower layers, and from itself where it is a package."""

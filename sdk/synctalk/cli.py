@@ -19,6 +19,7 @@ from typer.core import TyperCommand, TyperGroup
 from synctalk._version import __version__
 from synctalk.bench.command import bench
 from synctalk.errors import BundleError, SyncTalkError
+from synctalk.serve.command import serve
 
 __all__ = ["app", "main"]
 
@@ -35,7 +36,7 @@ _ERR = Console(stderr=True, highlight=False, soft_wrap=True)
 class _Group(TyperGroup):
     """Our commands, then those of the other packages, which are imported only to be listed or run."""
 
-    _ORDER = ("demo", "speak", "info", "prepare", "train", "evaluate", "export")
+    _ORDER = ("demo", "speak", "serve", "info", "prepare", "train", "evaluate", "export")
     _LAST = ("bench", "verify", "doctor")
 
     def list_commands(self, ctx: Any) -> list[str]:
@@ -263,6 +264,7 @@ def verify(avatar: _Avatar) -> None:
     _OUT.print(f"{avatar}: all files, hashes and shapes are as they should be")
 
 
+app.command(rich_help_panel=_USE)(serve)
 app.command(rich_help_panel=_CHECK)(bench)
 
 
