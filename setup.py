@@ -32,14 +32,24 @@ class CMakeBuild(build_ext):
         }
         if architectures := os.environ.get("CUDAARCHS"):
             options["CMAKE_CUDA_ARCHITECTURES"] = architectures
+        if headers := os.environ.get("TENSORRT_INCLUDE_DIR"):
+            options["TENSORRT_INCLUDE_DIR"] = headers
         configure = [program, "-S", str(ROOT), "-B", str(folder), "-G", "Ninja"]
         subprocess.run([*configure, *(f"-D{name}={value}" for name, value in options.items())], check=True)
         subprocess.run([program, "--build", str(folder)], check=True)
         target = Path(self.get_ext_fullpath(ext.name))
         target.parent.mkdir(parents=True, exist_ok=True)
         (built,) = folder.glob("_native.*.so")
-        shutil.copy2(built, target.with_name(target.name + ".new"))
-        target.with_name(target.name + ".new").replace(target)
+        _place(built, target)
+        for plugin in folder.glob("libsynctalk_tensorrt_*.so"):
+            _place(plugin, target.with_name(plugin.name))
+
+
+def _place(built: Path, target: Path) -> None:
+    """Copy, and rename into place: processes that have the old one loaded keep it."""
+    new = target.with_name(target.name + ".new")
+    shutil.copy2(built, new)
+    new.replace(target)
 
 
 setup(ext_modules=[Extension("synctalk._native", sources=[])], cmdclass={"build_ext": CMakeBuild})
