@@ -56,15 +56,16 @@ float QuantisedField::add_planes(const RendererTensors& tensors) {
         std::transform(from, from + nodes.size(), nodes.begin(),
                        [&](uint16_t half) { return static_cast<int16_t>(std::lrint(from_half(half) * scale)); });
         const int cells = plane.n - 1;
-        auto& quads = quads_.emplace_back(static_cast<size_t>(cells) * cells);
+        const int n_blocks = (cells + QUAD_BLOCK - 1) / QUAD_BLOCK;
+        auto& quads = quads_.emplace_back(static_cast<size_t>(n_blocks) * n_blocks * QUAD_BLOCK * QUAD_BLOCK);
         for (int v = 0; v < cells; ++v) {
           for (int u = 0; u < cells; ++u) {
             const int16_t* at = nodes.data() + static_cast<int64_t>(v) * plane.n + u;
             const int16_t quad[4] = {at[0], at[1], at[plane.n], at[plane.n + 1]};
-            std::memcpy(&quads[static_cast<size_t>(v) * cells + u], quad, sizeof quad);
+            std::memcpy(&quads[place_of_row(v, n_blocks) + place_in_row(u)], quad, sizeof quad);
           }
         }
-        planes_.push_back({quads.data(), cells, plane.scale});
+        planes_.push_back({quads.data(), n_blocks, plane.scale});
       }
     }
   }

@@ -23,11 +23,27 @@ struct QuantisedLayer {
 };
 
 // The four nodes around every cell of one plane, level and channel: at (v, u), (v, u + 1), (v + 1, u), (v + 1, u + 1).
+//
+// Blocks of 8 x 8 cells lie one after the other, and in them cache lines of 4 x 2: what neighbouring pixels see shares
+// lines and, more, pages. The place of cell (v, u) is place_of_row(v) + place_in_row(u).
 struct QuadPlane {
-  const uint64_t* quads;  // [n - 1][n - 1]
-  int n_cells;            // per axis
-  float scale;            // as NodePlane's
+  const uint64_t* quads;
+  int n_blocks;  // per axis
+  float scale;   // as NodePlane's
 };
+
+constexpr int QUAD_BLOCK = 8;  // cells per axis
+
+// Int: int32_t, or a vector of such.
+template <class Int>
+static inline Int place_in_row(Int u) {
+  return (u & 3) + ((u & 4) << 1) + ((u >> 3) << 6);
+}
+
+template <class Int>
+static inline Int place_of_row(Int v, int n_blocks) {
+  return ((v & 1) << 2) + ((v & 6) << 3) + ((v >> 3) << 6) * n_blocks;
+}
 
 struct QuantisedNet {
   const QuadPlane* planes;  // [levels][3][channels]
