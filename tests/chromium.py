@@ -9,30 +9,46 @@ import subprocess
 import tempfile
 import time
 import urllib.request
+from contextlib import ExitStack
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-from websockets.sync.client import ClientConnection, connect
+from websockets.sync.client import connect
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
-_FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --disable-dev-shm-usage --no-first-run "
-    "--disable-background-networking --disable-component-update --disable-sync --disable-extensions "
-    "--disable-background-timer-throttling --disable-renderer-backgrounding --disable-backgrounding-occluded-windows "
-    "--autoplay-policy=no-user-gesture-required --use-fake-ui-for-media-stream --use-fake-device-for-media-stream "
-    "--remote-debugging-port=0 --window-size=1280,960"
-).split()
+_FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-extensions",
+    "--disable-background-timer-throttling",
+    "--disable-renderer-backgrounding",
+    "--disable-backgrounding-occluded-windows",
+    "--autoplay-policy=no-user-gesture-required",
+    "--use-fake-ui-for-media-stream",
+    "--use-fake-device-for-media-stream",
+    "--remote-debugging-port=0",
+    "--window-size=1280,960",
+]
 
 
 class Chromium:
     """A browser with an empty profile of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, microphone: Path | None = None) -> None:
+        """microphone: a wav that is heard there, again and again."""
         assert CHROMIUM is not None
         self._profile = Path(tempfile.mkdtemp(prefix="synctalk-chromium-"))
-        command = [CHROMIUM, *_FLAGS, f"--user-data-dir={self._profile}", "about:blank"]
+        heard = [] if microphone is None else [f"--use-file-for-fake-audio-capture={microphone}"]
+        command = [CHROMIUM, *_FLAGS, *heard, f"--user-data-dir={self._profile}", "about:blank"]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         self._port = self._find_port()
 
@@ -65,7 +81,8 @@ class Tab:
     """One page."""
 
     def __init__(self, address: str) -> None:
-        self._socket: ClientConnection = connect(address, max_size=None, compression=None)
+        self._open = ExitStack()
+        self._socket = self._open.enter_context(connect(address, max_size=None, compression=None))
         self._ids = count(1)
         self.complaints: list[str] = []
         for domain in ("Page", "Runtime", "Log", "DOM"):
@@ -133,4 +150,4 @@ class Tab:
 
     def close(self) -> None:
         self.call("Page.close")
-        self._socket.close()
+        self._open.close()

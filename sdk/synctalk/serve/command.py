@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import shutil
 from collections.abc import Collection
+from itertools import count
 from pathlib import Path
 from typing import Annotated
 
@@ -114,7 +115,6 @@ def _program(command: str | None) -> tuple[str, ...]:
 
 def _free(name: str, taken: Collection[str]) -> str:
     """A name that is not taken yet."""
-    n, free = 2, name
-    while free in taken:
-        n, free = n + 1, f"{name}-{n}"
-    return free
+    if name not in taken:
+        return name
+    return next(free for n in count(2) if (free := f"{name}-{n}") not in taken)

@@ -75,8 +75,9 @@ class FragmentedMp4:
     def write(self, frame: Frame) -> bytes:
         """Append a frame; the bytes to send, which may be none for now."""
         with self._lock:
-            if not self._is_closed:
-                self._write(frame)
+            if self._is_closed:
+                return b""
+            self._write(frame)
             return self._sink.take()
 
     def _write(self, frame: Frame) -> None:

@@ -19,7 +19,8 @@ from synctalk.serve.settings import ServeSettings
 __all__ = ["create_server"]
 
 _MAX_HEADERS = 16 << 10
-_BACKLOG = 256
+_BACKLOG = 64
+"""Connections that wait to be taken, and that are taken before anything else is done."""
 
 
 def create_server(app: FastAPI, settings: ServeSettings) -> uvicorn.Server:
@@ -42,7 +43,7 @@ def create_server(app: FastAPI, settings: ServeSettings) -> uvicorn.Server:
         proxy_headers=False,
         server_header=False,
         access_log=False,
-        log_level="warning",
+        log_level="error",
         lifespan="off",
         ssl_certfile=settings.certificate,
         ssl_keyfile=settings.certificate_key,
@@ -53,26 +54,31 @@ def create_server(app: FastAPI, settings: ServeSettings) -> uvicorn.Server:
 def _protocols(settings: ServeSettings) -> tuple[type[H11Protocol], type[WebSocketsSansIOProtocol]]:
     """Classes that keep a server's limits; one pair a server, for they count its connections."""
     patience = settings.header_timeout_s
+    open_now: Counter[str] = Counter()  # connections by address; an upgraded one goes on as the same
+
+    def forget(address: str) -> None:
+        open_now[address] -= 1
+        if not open_now[address]:
+            del open_now[address]
 
     class Http(H11Protocol):
         """A connection must ask for something in time, all of it, and there may be only so many."""
 
+        _address = ""
         _deadline: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            super().connection_made(transport)
-            addresses = Counter(
-                network(one.client[0])
-                for one in self.connections
-                if isinstance(one, Http | Socket) and one.client
-            )
-            address = network(self.client[0]) if self.client else ""
+            peer = transport.get_extra_info("peername")
+            self._address = network(peer[0]) if peer else ""
+            open_now[self._address] += 1
             if (
-                len(self.connections) > settings.max_connections
-                or addresses[address] > settings.max_connections_per_address
+                open_now[self._address] > settings.max_connections_per_address
+                or open_now.total() > settings.max_connections
             ):
+                self.transport = transport
                 transport.abort()
                 return
+            super().connection_made(transport)
             self._wait_for_request()
 
         def data_received(self, data: bytes) -> None:
@@ -84,6 +90,7 @@ def _protocols(settings: ServeSettings) -> tuple[type[H11Protocol], type[WebSock
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._stop_waiting()
+            forget(self._address)
             super().connection_lost(exc)
 
         def handle_websocket_upgrade(self, event: h11.Request) -> None:
@@ -101,6 +108,10 @@ def _protocols(settings: ServeSettings) -> tuple[type[H11Protocol], type[WebSock
 
     class Socket(WebSocketsSansIOProtocol):
         """What is closed and not read by the other side is dropped."""
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            forget(network(self.client[0]) if self.client else "")
+            super().connection_lost(exc)
 
         def keepalive_timeout(self) -> None:
             super().keepalive_timeout()

@@ -233,7 +233,8 @@ function sendWanted() {
 
 function slider(name, note, range, show, act) {
   const label = document.createElement('label'), output = document.createElement('output'), input = document.createElement('input');
-  Object.assign(input, { type: 'range', ...range });
+  Object.assign(input, { type: 'range', id: `slider-${range.name}`, ariaLabel: name, ...range });
+  label.htmlFor = input.id; // without, it would belong to the output
   input.value = range.value;
   const update = (value) => { output.textContent = show(value); input.setAttribute('aria-valuetext', `${show(value)}${note ? `, ${note}` : ''}`); };
   input.addEventListener('input', () => { update(Number(input.value)); act(Number(input.value)); });
