@@ -7,6 +7,7 @@
 #include "arrays.h"
 #include "levels.h"
 #include "march_settings.h"
+#include "paste.h"
 #include "renderer.h"
 
 namespace synctalk {
@@ -118,6 +119,15 @@ void render(const Renderer& renderer, const py::array& rotation, const py::array
   renderer.render(view, static_cast<int>(width), rectangle, condition_at, expression_at, appearance_at, rgba);
 }
 
+void paste_head(const py::array& head, const py::array& plate, py::array out) {
+  const auto height = axis_length(head, "head", 3, 0), width = head.shape(1);
+  const float* rgba = input<float>(head, "head", {height, width, 4});
+  const uint8_t* below = input<uint8_t>(plate, "plate", {height, width, 3});
+  uint8_t* picture = output<uint8_t>(out, "out", {height, width, 3});
+  py::gil_scoped_release release;
+  paste(rgba, below, static_cast<int64_t>(height) * width, picture);
+}
+
 void query(const Renderer& renderer, const py::array& positions, const py::array& condition,
            const py::array& expression, py::array log_density, py::array feature) {
   const auto n = axis_length(positions, "positions", 2, 0);
@@ -133,6 +143,8 @@ void query(const Renderer& renderer, const py::array& positions, const py::array
 }  // namespace
 
 void bind_renderer(py::module_& m) {
+  m.def("paste", &paste_head, py::arg("head"), py::arg("plate"), py::arg("out"),
+        "Puts a head (premultiplied RGBA [H, W, 4]) over a plate [H, W, 3] of 8-bit RGB.");
   py::class_<Renderer>(
       m, "Renderer",
       "The head of one avatar, rendered on the CPU; see docs/formats.md for the tensors.\n\n"

@@ -178,9 +178,18 @@ def test_occupancy_keeps_what_was_seen_and_its_neighbours() -> None:
     assert share == pytest.approx(7 / 512)
     again = Occupancy.from_state(occupancy.state(), 8)
     np.testing.assert_array_equal(again.cells, cells)
-    again.tighten()
-    assert again.cells.sum() == 1
-    assert again.cells[4, 4, 4]
+
+
+def test_tightened_occupancy_drops_faint_cells() -> None:
+    occupancy = Occupancy(np.ones((8, 8, 8), bool))
+    positions = torch.tensor([[0.3, 0.3, 0.3], [0.8, 0.8, 0.8]])
+    for _ in range(60):
+        occupancy.observe(positions, torch.tensor([0.9, 0.05]))
+        occupancy.refresh()
+    assert occupancy.cells[6, 6, 6] and occupancy.cells[2, 2, 2]
+    occupancy.tighten()
+    assert not occupancy.cells[6, 6, 6]
+    assert occupancy.cells[2, 2, 2] and occupancy.cells.sum() == 7
 
 
 def test_cell_centres_are_ordered_z_y_x() -> None:

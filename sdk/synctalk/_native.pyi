@@ -116,6 +116,8 @@ class Field:
         d_weights: list[Float],
     ) -> None: ...
 
+def paste(head: Float, plate: NDArray[np.uint8], out: NDArray[np.uint8]) -> None: ...
+
 class Renderer:
     def __init__(
         self,
