@@ -18,8 +18,8 @@ LAYERS = (
     {"errors", "_version", "_native"},
     {"spec"},
     {"geometry"},
-    {"audio", "control", "frame", "manifest", "render"},
-    {"bundle", "media", "condition", "track"},
+    {"audio", "control", "frame", "manifest", "render", "watermark"},
+    {"bundle", "consent", "media", "condition", "track"},
     {"tensorrt"},
     {"backends", "idle"},
     {"mock", "stage"},
@@ -27,7 +27,7 @@ LAYERS = (
     {"executor"},
     {"session"},
     {"avatar", "doctor"},
-    {"bench", "serve"},
+    {"bench", "provenance", "serve"},
     {"cli"},
 )
 """Lowest first. A module imports from lower layers, and from itself where it is a package."""

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from synctalk.audio import as_samples
 from synctalk.backends import Backend, create_backend
 from synctalk.bundle import open_bundle
+from synctalk.consent import Consent, check_consent
 from synctalk.executor import Executor
 from synctalk.frame import Frame
 from synctalk.media import frame_sound, open_mp4, playable, read_audio
@@ -42,10 +43,10 @@ Audio: TypeAlias = str | os.PathLike[str] | bytes | NDArray[Any] | Iterable[Chun
 class Avatar:
     """A loaded avatar: weights once, any number of ``speak`` calls and sessions from any threads."""
 
-    def __init__(self, bundle: Bundle | MockBundle, backend: Backend) -> None:
+    def __init__(self, bundle: Bundle | MockBundle, backend: Backend, *, watermark: bool = True) -> None:
         """Most callers want ``from_bundle``."""
         self._bundle, self._backend = bundle, backend
-        self._stage = Stage(bundle, backend)
+        self._stage = Stage(bundle, backend, watermark=watermark)
         self._executor: Executor | None = None
         self._executor_lock = threading.Lock()
 
@@ -56,18 +57,23 @@ class Avatar:
         backend: str = "auto",
         threads: int | None = None,
         precision: str = "auto",
+        *,
+        watermark: bool = True,
+        allow_expired_consent: bool = False,
     ) -> Avatar:
         """Load an avatar.
 
         path: a ``.avatar`` file or folder. device: ``auto``, ``cpu`` or ``cuda``. backend: ``auto`` takes the fastest
         that works here; a named one works or raises. threads: CPU threads, None for all this process may use.
         precision: ``auto`` takes the fastest that export found good; or ``float32``, ``int16``.
+        watermark: mark every frame invisibly; without, the app itself must see to it that its pictures are known as
+        made by AI. allow_expired_consent: load, and log, what is otherwise refused.
         Raises: BundleError: missing, damaged or newer; BackendError: what was asked for cannot work here.
         """
         bundle = open_bundle(Path(path))
-        return Avatar(
-            bundle, create_backend(backend, bundle, device=device, threads=threads, precision=precision)
-        )
+        check_consent(bundle.manifest, allow_expired=allow_expired_consent)
+        chosen = create_backend(backend, bundle, device=device, threads=threads, precision=precision)
+        return Avatar(bundle, chosen, watermark=watermark)
 
     @staticmethod
     def mock(seed: int = 0) -> Avatar:
@@ -217,6 +223,7 @@ def describe(bundle: Bundle | MockBundle) -> dict[str, Any]:
     """What a bundle is, in plain JSON types; it needs no backend."""
     manifest, spec = bundle.manifest, bundle.manifest.spec
     return {
+        "id": manifest.id,
         "name": manifest.name,
         "preset": spec.name,
         "width": manifest.frame.width,
@@ -226,7 +233,7 @@ def describe(bundle: Bundle | MockBundle) -> dict[str, Any]:
         "lookahead_ms": spec.audio.lookahead_ms,
         "track_frames": len(bundle.tensors["track.rotation"]),
         "licence": manifest.licence,
-        "consent": manifest.consent,
+        "consent": Consent.parse(manifest.consent).to_dict(),
         "made_by": manifest.made_by,
         "created": manifest.created,
         "training": manifest.training,

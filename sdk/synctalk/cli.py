@@ -19,6 +19,7 @@ from typer.core import TyperCommand, TyperGroup
 from synctalk._version import __version__
 from synctalk.bench.command import bench
 from synctalk.errors import BundleError, SyncTalkError
+from synctalk.provenance import detect
 from synctalk.serve.command import serve
 
 __all__ = ["app", "main"]
@@ -37,7 +38,7 @@ class _Group(TyperGroup):
     """Our commands, then those of the other packages, which are imported only to be listed or run."""
 
     _ORDER = ("demo", "speak", "serve", "info", "prepare", "train", "evaluate", "export")
-    _LAST = ("bench", "verify", "doctor")
+    _LAST = ("bench", "verify", "detect", "doctor")
 
     def list_commands(self, ctx: Any) -> list[str]:
         names = {*self.commands, *_foreign()}
@@ -266,6 +267,7 @@ def verify(avatar: _Avatar) -> None:
 
 app.command(rich_help_panel=_USE)(serve)
 app.command(rich_help_panel=_CHECK)(bench)
+app.command(rich_help_panel=_CHECK)(detect)
 
 
 @app.command(rich_help_panel=_CHECK)

@@ -16,6 +16,7 @@ from synctalk.manifest import Manifest
 from synctalk.media import VideoFrames
 from synctalk.render import compose, person_alpha, replace_background
 from synctalk.track import Track
+from synctalk.watermark import Watermark
 
 __all__ = ["LoadedBundle", "Shot", "Stage"]
 
@@ -58,7 +59,8 @@ class Shot:
 class Stage:
     """The weights, motion and pictures of one avatar."""
 
-    def __init__(self, bundle: LoadedBundle, backend: Backend) -> None:
+    def __init__(self, bundle: LoadedBundle, backend: Backend, *, watermark: bool = True) -> None:
+        """watermark: mark every picture invisibly (``synctalk.watermark``)."""
         tensors = bundle.tensors
         self.backend = backend
         self.spec = bundle.manifest.spec
@@ -75,6 +77,7 @@ class Stage:
         self._appearance = _float(tensors["field.appearance"])
         self._plates = VideoFrames(bundle.read("plate.mp4"))
         self._background = VideoFrames(bundle.read("background.png"))
+        self._watermark = Watermark(*self.size) if watermark else None
 
     @property
     def frame_samples(self) -> int:
@@ -103,12 +106,14 @@ class Stage:
         head = self.backend.render_head(request)
         plate = self._plate(shot.at)
         image = compose(head, plate)
-        if not shot.rgba and shot.background is None:
-            return image
-        alpha = person_alpha(head, plate, self._background[0])
-        if shot.background is not None:
+        alpha = None
+        if shot.rgba or shot.background is not None:
+            alpha = person_alpha(head, plate, self._background[0])
+        if alpha is not None and shot.background is not None:
             image = replace_background(image, alpha, shot.background, shot.background_share)
-        return np.dstack([image, alpha]) if shot.rgba else image
+        if self._watermark is not None:
+            self._watermark.apply(image)
+        return np.dstack([image, alpha]) if alpha is not None and shot.rgba else image
 
     def _plate(self, index: int) -> Picture:
         try:
