@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from synctalk._version import __version__
-from synctalk.bundle import open_bundle, pack_tensors, write_bundle
+from synctalk.bundle import Bundle, open_bundle, pack_tensors, write_bundle
 from synctalk.errors import ExportError
 from synctalk.manifest import Frame, Manifest
 
 from .calibrate import activation_ranges
 from .onnx_models import audio_model, colour_model, head_model
-from .parity import Check, check_parity, int16_check
+from .parity import Check, check_parity, half_check, int16_check
 from .planes import node_planes
 from .subject import Subject
 from .track import choose_span, encode_plate, encode_png
@@ -27,6 +27,8 @@ from .track import choose_span, encode_plate, encode_png
 __all__ = ["ExportOptions", "Exported", "export_bundle"]
 
 _INFINITE_DB = 999.0
+_HALF_CHOICES = (("attention", "density"), ("attention",))
+"""Networks that may compute in half precision, the boldest choice first."""
 
 
 @dataclass(frozen=True)
@@ -91,11 +93,30 @@ def export_bundle(
         draft = Path(folder) / "draft.avatar"
         write_bundle(draft, manifest, tensors, members)
         checks = check_parity(subject, open_bundle(draft))
+        checks += _half_head(subject, planes, packed, open_bundle(draft), members)
         checks.append(int16_check(open_bundle(draft)))
     if not checks[-1].passed:
         tensors["field.ranges"] = np.zeros_like(tensors["field.ranges"])  # the run time stays with float32
     manifest = replace(manifest, training={**subject.training, "parity": _figures(checks)})
     return Exported(Path(out), write_bundle(out, manifest, tensors, members), checks)
+
+
+def _half_head(
+    subject: Subject,
+    planes: Mapping[str, NDArray[np.float16]],
+    packed: bytes,
+    bundle: Bundle,
+    members: dict[str, bytes],
+) -> list[Check]:
+    """Add ``head.fp16.onnx`` with as many networks in half precision as the pictures bear; none where they bear none."""
+    checks = []
+    for half in _HALF_CHOICES:
+        model = head_model(subject.field, planes, subject.spec, packed, half)
+        checks.append(half_check(bundle, model, half))
+        if checks[-1].passed:
+            members["head.fp16.onnx"] = model
+            break
+    return checks
 
 
 def _check_subject(subject: Subject) -> None:

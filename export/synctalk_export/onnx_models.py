@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -28,11 +29,15 @@ class Head(nn.Module):
     """``Field.query`` with bilinear look-ups in node planes in the place of hashing: the same function."""
 
     def __init__(
-        self, field: Field, planes: Mapping[str, NDArray[np.float16]], dtype: torch.dtype = torch.float32
+        self, field: Field, planes: Mapping[str, NDArray[np.float16]], half: Collection[str] = ()
     ) -> None:
-        """planes: ``field.plane.{p}.{level}`` -> float16 [C, n, n]; dtype: what the look-up gives."""
+        """planes: ``field.plane.{p}.{level}`` -> float16 [C, n, n]; half: the networks of the field (``attention``,
+        ``density``) that compute in float16. Coordinates, inputs and outputs are float32 in any case."""
         super().__init__()
-        self.field, self.dtype = field, dtype
+        self.field = copy.deepcopy(field)
+        for network in half:
+            getattr(self.field, network).half()
+        self.dtype = self.field.density[0].dtype
         self.scales = tuple(level.scale for level in field.spec.grid.levels)
         self.names = [f"{_PLANE_PREFIX}{p}.{i}" for p in range(len(PLANES)) for i in range(len(self.scales))]
         for name in self.names:
@@ -45,12 +50,11 @@ class Head(nn.Module):
 
     def forward(self, positions: Tensor, condition: Tensor, expression: Tensor) -> tuple[Tensor, Tensor]:
         """positions [M, 3], condition [M, C], expression [M, E] -> log density [M], feature [M, F]; all float32."""
-        encoding = PlaneLookupNode.apply(positions, self.scales, self.dtype, *self.planes)
+        arguments = (positions, self.scales, self.dtype, *self.planes)
+        encoding = PlaneLookupNode.apply(*arguments)  # type: ignore[no-untyped-call]
+        log_density, feature = self.field.decode(encoding, condition, expression)
         if self.dtype == torch.float32:
-            return self.field.decode(encoding, condition, expression)
-        log_density, feature = self.field.decode(
-            encoding, condition.to(self.dtype), expression.to(self.dtype)
-        )
+            return log_density, feature
         return log_density.float(), feature.float()
 
 
@@ -75,19 +79,22 @@ def head_model(
     planes: Mapping[str, NDArray[np.float16]],
     spec: Spec,
     packed: bytes,
-    dtype: torch.dtype = torch.float32,
+    half: Collection[str] = (),
 ) -> bytes:
-    """``head.onnx``: its planes are external data in ``packed``, the bytes of ``tensors.safetensors``."""
+    """``head.onnx``: its planes are external data in ``packed``, the bytes of ``tensors.safetensors``.
+
+    half: networks that compute in float16, for ``head.fp16.onnx``.
+    """
     design = spec.field
     inputs = {
         "positions": torch.rand(5, 3),
         "condition": torch.rand(5, design.condition),
         "expression": torch.rand(5, design.expression),
     }
-    head = Head(field, planes, dtype)
+    head = Head(field, planes, half)
     opsets = {NAMESPACE: DOMAIN_VERSION}
     model = _traced(head, inputs, ("log_density", "feature"), "M", spec, opsets)
-    model.functions.append(body_of(head.planes, head.scales, dtype))
+    model.functions.append(body_of(head.planes, head.scales, head.dtype))
     _rename(model, {_buffer_name(name): name for name in planes})
     _checked(model, "head.onnx")
     ranges = tensor_ranges(packed)
@@ -129,7 +136,7 @@ def _traced(
         raise ValueError(f"{type(module).__name__} is in training mode: call eval() first")
     module.eval()
     axes = {name: {0: rows} for name in [*inputs, *outputs]}
-    model = trace(module, tuple(inputs.values()), list(inputs), outputs, axes, custom_opsets)
+    model: onnx.ModelProto = trace(module, tuple(inputs.values()), list(inputs), outputs, axes, custom_opsets)
     _label(model, spec)
     return model
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from synctalk.backends import Backend, HeadRequest, create_backend
 from synctalk.backends.field_march import FieldMarcher
-from synctalk.backends.sessions import open_session
-from synctalk.bundle import Bundle
+from synctalk.backends.sessions import open_model, open_session, usable_cpus
+from synctalk.bundle import TENSORS, Bundle
 from synctalk.errors import ExportError
 from synctalk_trainer.modules import Field
 
@@ -32,6 +34,8 @@ _COLOUR_TOLERANCE = 1e-4
 _FRAME_DB = 60.0
 _ROUNDING_DB = 46.0
 """What half precision of the planes may cost."""
+_HALF_DB = 55.0
+"""What half precision of the networks may cost: less than the planes' rounding."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,36 @@ def int16_check(bundle: Bundle) -> Check:
         for precision in ("float32", "int16")
     )
     return _picture_check("frames: native-cpu float32 - int16", exact, fast, _FRAME_DB)
+
+
+def half_check(bundle: Bundle, head_model: bytes, half: Sequence[str]) -> Check:
+    """The head with some networks in half precision against the bundle's ``head.onnx``; one that fails is not offered."""
+    providers = ["CPUExecutionProvider"]
+    colour = open_session(bundle, "colour.onnx", providers)
+    frames = []
+    for model in (bundle.read("head.onnx"), head_model):
+        head = open_model(model, bundle.read(TENSORS), providers, "head")
+        marcher = _session_marcher(bundle, head, colour)
+        frames.append([marcher.render(request) for request in _requests(bundle)])
+    return _picture_check(
+        f"frames: onnx float32 - {' and '.join(half)} in float16", frames[0], frames[1], _HALF_DB
+    )
+
+
+def _session_marcher(bundle: Bundle, head: Any, colour: Any) -> FieldMarcher:
+    def query(positions: Float, condition: Float, expression: Float) -> tuple[Float, Float]:
+        feed = {"positions": positions, "condition": condition, "expression": expression}
+        log_density, feature = head.run(["log_density", "feature"], feed)
+        return log_density, feature
+
+    def colour_of(feature: Float, direction: Float, appearance: Float) -> Float:
+        feed = {"feature": feature, "direction": direction, "appearance": appearance}
+        rgb: Float = colour.run(["colour"], feed)[0]
+        return rgb
+
+    return FieldMarcher(
+        bundle.manifest.spec.field, bundle.tensors["occupancy"], query, colour_of, usable_cpus()
+    )
 
 
 def parity_table(checks: list[Check]) -> str:

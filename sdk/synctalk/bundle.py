@@ -26,6 +26,7 @@ from synctalk.spec import PLANES, Spec
 
 __all__ = [
     "MEMBERS",
+    "OPTIONAL_MEMBERS",
     "Bundle",
     "FileEntry",
     "Finding",
@@ -46,7 +47,9 @@ TENSORS = "tensors.safetensors"
 OPTIONAL = {"field.ranges"}
 """Tensors that a bundle may do without."""
 MEMBERS = (TENSORS, "audio.onnx", "head.onnx", "colour.onnx", "plate.mp4", "background.png")
-"""What a bundle holds beside its manifest; all are required, others are refused."""
+"""What a bundle holds beside its manifest; all are required."""
+OPTIONAL_MEMBERS = ("head.fp16.onnx",)
+"""What it may hold; others are refused."""
 
 _MAX_MANIFEST_BYTES = 1 << 20
 _MAX_MEMBER_BYTES = 1 << 30
@@ -149,7 +152,7 @@ class _Container(Protocol):
 
 
 def _check_name(name: str) -> None:
-    if name != MANIFEST and name not in MEMBERS:
+    if name not in (MANIFEST, *MEMBERS, *OPTIONAL_MEMBERS):
         raise BundleError(
             f"{name!r} is no member that a bundle of version {VERSION} can have: remove it, or {_AGAIN}"
         )
@@ -272,7 +275,7 @@ class Bundle:
         self._container = container
 
     def read(self, member: str) -> bytes:
-        """The bytes of a member (any of ``MEMBERS``), checked against the manifest each time.
+        """The bytes of a member (of ``manifest.files``), checked against the manifest each time.
 
         Raises: BundleError: it is gone or was changed since the bundle was opened.
         """
@@ -299,7 +302,7 @@ def _file_faults(container: _Container, manifest: Manifest) -> Iterator[Finding]
         yield Finding(name, "missing")
     for name in sorted(present - listed):
         yield Finding(name, "not listed in the manifest")
-    for name in sorted(listed - set(MEMBERS)):
+    for name in sorted(listed - {*MEMBERS, *OPTIONAL_MEMBERS}):
         yield Finding(name, "listed in the manifest, but no bundle can have it")
     for name in sorted(present & listed):
         try:
@@ -351,7 +354,7 @@ def write_bundle(
     """Write a bundle under a temporary name and rename it.
 
     A path that ends in ``.avatar`` and is not a folder becomes a zip (the same input gives the same bytes), any other a
-    folder. ``manifest.files`` is filled in here; ``members`` are all of ``MEMBERS`` but the tensors. Returns the
+    folder. ``manifest.files`` is filled in here; ``members`` are all of ``MEMBERS`` but the tensors, and any of ``OPTIONAL_MEMBERS``. Returns the
     manifest that was written.
 
     Raises: ValueError: tensors or members that the spec does not know, or that are missing. BundleError: ``path`` is in
@@ -361,12 +364,13 @@ def write_bundle(
     if faults := list(_tensor_faults(tensors, manifest.spec)):
         raise ValueError(f"tensors: {'; '.join(faults)}")
     contents = {TENSORS: pack_tensors(tensors), **members}
-    if set(contents) != set(MEMBERS):
+    if set(contents) - set(OPTIONAL_MEMBERS) != set(MEMBERS):
         raise ValueError(f"members: got {sorted(contents)}, expected {sorted(MEMBERS)}")
     entries = {k: FileEntry(hashlib.sha256(v).hexdigest(), len(v)) for k, v in contents.items()}
     manifest = replace(manifest, files=entries)
     text = json.dumps(manifest.to_dict(), indent=2, allow_nan=False) + "\n"
-    contents = {MANIFEST: text.encode(), **{name: contents[name] for name in MEMBERS}}
+    order = [name for name in (*MEMBERS, *OPTIONAL_MEMBERS) if name in contents]
+    contents = {MANIFEST: text.encode(), **{name: contents[name] for name in order}}
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

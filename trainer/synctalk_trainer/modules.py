@@ -26,7 +26,9 @@ _HASH_PRIME = 2_654_435_761
 
 
 def mlp(x: Tensor, weights: nn.ParameterList | list[Tensor] | tuple[Tensor, ...]) -> Tensor:
-    """Linear layers without bias, ReLU between them. x: [M, in] -> [M, out of the last]."""
+    """Linear layers without bias, ReLU between them, in the weights' precision. x: [M, in] -> [M, out of the last]."""
+    if x.dtype != weights[0].dtype:
+        x = x.to(weights[0].dtype)
     for i, weight in enumerate(weights):
         x = nn.functional.linear(torch.relu(x) if i else x, weight)
     return x

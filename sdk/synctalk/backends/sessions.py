@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from synctalk.bundle import TENSORS, Bundle
 from synctalk.errors import BackendError, BundleError
 
-__all__ = ["AudioNetwork", "open_session", "usable_cpus", "why_no_onnxruntime"]
+__all__ = ["AudioNetwork", "open_model", "open_session", "usable_cpus", "why_no_onnxruntime"]
 
 Float = NDArray[np.float32]
 
@@ -42,12 +42,21 @@ def _is_installed(wheel: str) -> bool:
 
 
 def open_session(bundle: Bundle, member: str, providers: list[str]) -> Any:
-    """An inference session of an ``.onnx`` member; tensors that it keeps outside come from the bundle's own.
+    """An inference session of an ``.onnx`` member.
+
+    Raises: BackendError: ONNX Runtime is missing or broken. BundleError: the member is not a usable model.
+    """
+    return open_model(bundle.read(member), bundle.read(TENSORS), providers, member)
+
+
+def open_model(model: bytes, packed: bytes, providers: list[str], name: str) -> Any:
+    """An inference session of an ONNX file; tensors that it keeps outside come from ``packed``, the bytes of
+    ``tensors.safetensors``. ``name`` is for messages.
 
     A session computes on its caller's thread alone (``run`` may be called from many): ONNX Runtime's own threads gain
     nothing on look-ups, and slow each other down on busy cores.
 
-    Raises: BackendError: ONNX Runtime is missing or broken. BundleError: the member is not a usable model.
+    Raises: BackendError: ONNX Runtime is missing or broken. BundleError: not a usable model.
     """
     if reason := why_no_onnxruntime():
         raise BackendError(reason)
@@ -58,13 +67,13 @@ def open_session(bundle: Bundle, member: str, providers: list[str]) -> Any:
     options.inter_op_num_threads = 1
     options.log_severity_level = _ERRORS_ONLY
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    packed = np.frombuffer(bundle.read(TENSORS), np.uint8)
-    options.add_external_initializers_from_files_in_memory([TENSORS], [packed], [packed.nbytes])
+    values = np.frombuffer(packed, np.uint8)
+    options.add_external_initializers_from_files_in_memory([TENSORS], [values], [values.nbytes])
     try:
-        return onnxruntime.InferenceSession(bundle.read(member), options, providers=providers)
+        return onnxruntime.InferenceSession(model, options, providers=providers)
     except Exception as error:  # ONNX Runtime's own exceptions share no narrower base
         raise BundleError(
-            f"{member}: ONNX Runtime {onnxruntime.__version__} cannot load it ({error}): export the run again"
+            f"{name}: ONNX Runtime {onnxruntime.__version__} cannot load it ({error}): export the run again"
         ) from error
 
 
