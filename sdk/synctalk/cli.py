@@ -21,6 +21,7 @@ from synctalk.bench.command import bench
 from synctalk.errors import BundleError, SyncTalkError
 from synctalk.provenance import detect
 from synctalk.serve.command import serve
+from synctalk.tensorrt.command import build_engines
 
 __all__ = ["app", "main"]
 
@@ -89,7 +90,7 @@ def _missing(entry: EntryPoint, error: ImportError) -> TyperCommand:
 app = typer.Typer(cls=_Group, no_args_is_help=True, add_completion=False, rich_markup_mode="rich")
 
 _Avatar = Annotated[Path, typer.Argument(metavar="AVATAR", help="A bundle: an .avatar file or folder.")]
-_Backend = Annotated[str, typer.Option(metavar="NAME", help="auto, native-cpu or onnxruntime.")]
+_Backend = Annotated[str, typer.Option(metavar="NAME", help="auto, native-cpu, onnxruntime or tensorrt.")]
 _Device = Annotated[str, typer.Option(metavar="NAME", help="auto, cpu or cuda.")]
 _Precision = Annotated[
     str, typer.Option(metavar="NAME", help="auto, float32 or int16 (fast, native-cpu; 60 dB from float32).")
@@ -268,6 +269,7 @@ def verify(avatar: _Avatar) -> None:
 app.command(rich_help_panel=_USE)(serve)
 app.command(rich_help_panel=_CHECK)(bench)
 app.command(rich_help_panel=_CHECK)(detect)
+app.command("build-engines", rich_help_panel=_USE)(build_engines)
 
 
 @app.command(rich_help_panel=_CHECK)

@@ -98,9 +98,22 @@ def _why_not_onnxruntime(device: str) -> str | None:
     return why_not(device)
 
 
+def _create_tensorrt(bundle: Bundle, device: str, threads: int | None, precision: str) -> Backend:
+    from .tensor_rt import TensorRT
+
+    return TensorRT(bundle, device, precision)
+
+
+def _why_not_tensorrt(device: str) -> str | None:
+    from .tensor_rt import why_not
+
+    return why_not(device)
+
+
 BACKENDS: tuple[BackendEntry, ...] = (
     BackendEntry("native-cpu", _create_native_cpu, _why_not_native_cpu),
     BackendEntry("onnxruntime", _create_onnxruntime, _why_not_onnxruntime),
+    BackendEntry("tensorrt", _create_tensorrt, _why_not_tensorrt),
 )
 """All backends; ``auto`` takes the first that works."""
 
