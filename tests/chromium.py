@@ -110,7 +110,8 @@ class Tab:
 
     def go(self, url: str) -> None:
         self.call("Page.navigate", url=url)
-        self.wait("document.readyState === 'complete'")
+        base = json.dumps(url.split("#")[0])
+        self.wait(f"document.readyState === 'complete' && location.href.startsWith({base})")
 
     def eval(self, code: str) -> Any:
         """What an expression gives, awaited, as JSON."""

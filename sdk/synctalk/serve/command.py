@@ -22,12 +22,12 @@ _DEMO = Path(__file__).parents[1] / "demo" / "demo.avatar"
 
 def serve(
     avatars: Annotated[
-        list[Path] | None, typer.Argument(metavar="[AVATAR]...", help="Bundles; the demo avatar if left out.")
+        list[Path] | None, typer.Argument(metavar="AVATAR", help="Bundles; the demo avatar if left out.")
     ] = None,
     host: Annotated[
         str, typer.Option(metavar="ADDRESS", help="Where to listen. Others need a token.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(metavar="N", min=0, max=65535, help="0 takes a free one.")] = 8000,
+    port: Annotated[int, typer.Option(metavar="N", min=1, max=65535, help="TCP port.")] = 8000,
     token: Annotated[
         str | None,
         typer.Option(

@@ -177,6 +177,7 @@ async function toggleMicrophone() {
   }
   $('microphone').ariaPressed = 'true';
   $('level').hidden = false;
+  microphone.wasMuted = $('mute').checked;
   $('mute').checked = $('video').muted = true; // hearing oneself late is a torment
   withSession(() => session.send({ type: 'sound', sample_rate: microphone.sampleRate }));
 }
@@ -184,11 +185,11 @@ async function toggleMicrophone() {
 function closeMicrophone() {
   if (!microphone) return;
   microphone.close();
+  $('mute').checked = $('video').muted = microphone.wasMuted;
   microphone = null;
   session?.send({ type: 'flush' });
   $('microphone').ariaPressed = 'false';
   $('level').hidden = true;
-  $('mute').checked = $('video').muted = false;
 }
 
 $('microphone').addEventListener('click', toggleMicrophone);
