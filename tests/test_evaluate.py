@@ -20,6 +20,7 @@ from synctalk_trainer.evaluation_report import figure_table, verdicts, write_rep
 from synctalk_trainer.prepare.landmarks import Face
 from synctalk_trainer.run import Settings
 from synctalk_trainer.split import split
+from test_perceptual import write_contrast
 
 SIZE, N = 64, 88
 TAKES = ((0, 44), (44, 88))
@@ -271,6 +272,15 @@ def test_judge_writes_figures_and_pictures_and_compares_two_runs(clip: FakeClip,
     assert "against first" in (second / "evaluation" / "report.html").read_text(encoding="utf-8")
     assert not (second / "evaluation" / "frames.npy").exists()
     assert figure_table(figures).row_count > 15
+
+
+def test_a_perceptual_distance_is_measured_where_one_is_given(clip: FakeClip, tmp_path: Path) -> None:
+    weights = write_contrast(tmp_path / "contrast.pt")
+    true, late = tmp_path / "true", tmp_path / "late"
+    options = Options(limit=20, lpips=weights)
+    exact = judge(FakeRun(path=true, dataset=clip), _detect, options)
+    wrong = judge(FakeRun(late=1, path=late, dataset=clip), _detect, options)
+    assert exact["lpips"] < 0.2 * wrong["lpips"]
 
 
 def test_an_against_that_was_not_evaluated_is_refused(clip: FakeClip, tmp_path: Path) -> None:

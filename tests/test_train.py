@@ -22,6 +22,7 @@ from synctalk_trainer.run import Settings, load_run
 from synctalk_trainer.scene import Scene
 from synctalk_trainer.train import Trainer, start
 from synctalk_trainer.train_command import train_run
+from test_perceptual import write_contrast
 from tiny_dataset import SIZE, write_tiny_dataset
 
 
@@ -58,6 +59,25 @@ def _settings(dataset: Path, steps: int, **changes: object) -> Settings:
 def _trainer(dataset: Path, out: Path, steps: int) -> Trainer:
     spec = preset("tiny")
     return start(Scene(Dataset.open(dataset), spec), spec, _settings(dataset, steps), out)
+
+
+def test_a_perceptual_distance_joins_the_loss_of_patches(dataset: Path, tmp_path: Path) -> None:
+    settings = _settings(dataset, 12, lpips=str(write_contrast(tmp_path / "contrast.pt")))
+    spec = preset("tiny")
+    trainer = start(Scene(Dataset.open(dataset), spec), spec, settings, tmp_path / "run")
+    seen: list[float] = []
+    given = trainer.perceptual
+    assert given is not None
+
+    def watched(rendered: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+        found = given(rendered, truth)
+        seen.append(float(found.detach()))
+        return found
+
+    trainer.perceptual = watched
+    trainer.run(Quiet())
+    assert len(seen) == 2  # every third step of the second half
+    assert min(seen) > 0
 
 
 def test_training_learns_the_ball(dataset: Path, tmp_path: Path) -> None:

@@ -34,6 +34,10 @@ def evaluate(
         Path | None,
         typer.Option(metavar="FILE", help="A copy of face_landmarker.task; downloaded once if left out."),
     ] = None,
+    lpips: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A perceptual distance as TorchScript, to be measured as well."),
+    ] = None,
 ) -> None:
     """Judge a run on frames it never saw: figures, pictures, a side-by-side video.
 
@@ -58,7 +62,7 @@ def evaluate(
     from .run import write_json
 
     console = Console(highlight=False)
-    options = Options(dataset, holdout, against, frames)
+    options = Options(dataset, holdout, against, frames, lpips)
     with (
         picture_detector(landmarker) as detect,
         Progress(console=console, transient=True) as bar,
@@ -172,6 +176,12 @@ def train(
         int | None, typer.Option(min=1, help="CPU threads; all that there are by default.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,
+    lpips: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="A perceptual distance as TorchScript, added to the patches' loss."
+        ),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in RUN, exactly.")] = False,
 ) -> None:
     """Train an avatar from a prepared dataset.
@@ -201,6 +211,7 @@ def train(
         steps=steps,
         holdout=holdout,
         seed=seed,
+        lpips=None if lpips is None else str(lpips.resolve()),
     )
     console = Console(highlight=False)
     trainer = train_run(dataset, out, settings, resume, device, threads, console)

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from synctalk.errors import TrainingError
 
 from .dataset import Dataset
 from .evaluation_report import verdicts, write_report
 from .measure import Detect, HeadRenderer, baseline_scores, measure
+from .perceptual import Perceptual, load_perceptual
 from .run import Settings, load_run, read_json, write_json
 from .split import segments, split
 
@@ -39,6 +41,8 @@ class Options:
     """Another evaluated run, shown beside this one."""
     limit: int | None = None
     """Judge about so many frames only: the first ones of each unbroken stretch."""
+    lpips: Path | None = None
+    """A perceptual distance of the user's, see ``perceptual``."""
 
 
 class Trained(HeadRenderer, Protocol):
@@ -82,7 +86,10 @@ def judge(
     data = run.dataset
     train, held = _frames(data.takes, data.valid, run.settings.holdout, options)
     folder = run.path / "evaluation"
+    perceptual = None if options.lpips is None else load_perceptual(options.lpips)
     result = measure(data, run, train, held, detect, folder, progress)
+    if perceptual is not None:
+        result.figures["lpips"] = _mean_distance(perceptual, result.pictures, data.frames, held)
     figures: dict[str, Any] = _without_nan(
         {
             "format": "synctalk-evaluation",
@@ -102,6 +109,22 @@ def judge(
     figures["verdicts"] = verdicts(figures)
     write_json(run.path / "evaluation.json", figures)
     return figures
+
+
+def _mean_distance(
+    perceptual: Perceptual, pictures: NDArray[np.uint8], truth: NDArray[np.uint8], held: NDArray[np.int64]
+) -> float:
+    """Mean distance of rendered pictures [n, S, S, 3] and the true ones of the frames held."""
+
+    def batch(picture: NDArray[np.uint8]) -> torch.Tensor:
+        return torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float() / 255
+
+    with torch.no_grad():
+        distances = [
+            float(perceptual(batch(picture), batch(truth[frame])))
+            for picture, frame in zip(pictures, held, strict=True)
+        ]
+    return float(np.mean(distances))
 
 
 def _frames(

@@ -205,6 +205,7 @@ _NAMES = {
     "ssim_full": "SSIM full",
     "ssim_head": "SSIM head mask",
     "ssim_mouth": "SSIM mouth box",
+    "lpips": "LPIPS, full frame",
     "lmd_px": "LMD, 40 lip points, centred, px",
     "lmd_iod": "the same / eye distance",
     "lmd_raw_px": "LMD, not centred, px",

@@ -39,6 +39,8 @@ class Settings:
     """Steps or minutes: exactly one is given."""
     holdout: str = "last"
     seed: int = 0
+    lpips: str | None = None
+    """A perceptual distance of the user's, see ``perceptual``."""
     frames_per_step: int = 8
     samples_per_step: int = 40_000
     """Rays are drawn until they make about so many samples."""

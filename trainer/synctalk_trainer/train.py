@@ -28,6 +28,7 @@ from .losses import patch_loss
 from .modules import Avatar
 from .mouth import aperture
 from .occupancy import Occupancy, visual_hull
+from .perceptual import Perceptual, load_perceptual
 from .rendering import Rendered, render_rays
 from .run import Settings, read_json, write_json, write_settings, write_tensors
 from .scene import Batch, Scene
@@ -45,6 +46,7 @@ _REFRESH_EVERY = 16
 _SURFACE = 4e-3
 _RARE = 5.0
 """How much more often a frame in the middle of a blink, or with the mouth wide open, is drawn."""
+_LPIPS = 0.02
 _HEAD_LABEL = 2
 
 
@@ -93,6 +95,9 @@ class Trainer:
         self.model = Avatar(spec, len(data.takes), settings.seed)
         self.ema = Avatar(spec, len(data.takes), settings.seed)
         self.ema.requires_grad_(False)
+        self.perceptual: Perceptual | None = None
+        if settings.lpips is not None:
+            self.perceptual = load_perceptual(settings.lpips, self.device)
         self.clock = _Clock(settings)
         self.occupancy = self._hull()
         self.conditions: Conditions = self._conditions()
@@ -230,6 +235,8 @@ class Trainer:
             side = (len(frames), _PATCH, _PATCH, 3)
             shown, truth = image.view(side).permute(0, 3, 1, 2), batch.truth.view(side).permute(0, 3, 1, 2)
             losses["patch"] = 0.1 * patch_loss(shown, truth)
+            if self.perceptual is not None:
+                losses["lpips"] = _LPIPS * self.perceptual(shown, truth)
         return losses
 
     def _surface_weight(self) -> float:
