@@ -26,7 +26,9 @@ class Contrast(nn.Module):
 def write_contrast(path: Path) -> Path:
     pictures = torch.zeros(1, 3, 64, 64)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # newer PyTorch has other ways, older ones only this
+        warnings.simplefilter(
+            "ignore", DeprecationWarning
+        )  # newer PyTorch has other ways, older ones only this
         torch.jit.trace(Contrast(), (pictures, pictures)).save(str(path))  # type: ignore[no-untyped-call]
     return path
 
