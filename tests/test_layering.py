@@ -16,11 +16,11 @@ SDK = ROOT / "sdk" / "synctalk"
 
 LAYERS = (
     {"errors", "_version", "_native"},
-    {"spec"},
+    {"keys", "spec"},
     {"geometry"},
     {"audio", "control", "frame", "manifest", "render", "watermark"},
     {"bundle", "consent", "media", "condition", "track"},
-    {"tensorrt"},
+    {"credentials", "signing", "tensorrt"},
     {"backends", "idle"},
     {"mock", "stage"},
     {"timeline"},

@@ -20,7 +20,7 @@ def export(
     ] = None,
     name: Annotated[str | None, typer.Option(help="The avatar's name; the file's name if left out.")] = None,
     consent: Annotated[
-        str, typer.Option(help="Who agreed to this likeness being used, when, and for what.")
+        str, typer.Option(help="Who agreed to this likeness being used; for what; until 2027-01-01.")
     ] = "not stated",
     licence: Annotated[
         str, typer.Option(help="Terms under which others may use the avatar.")
@@ -38,11 +38,16 @@ def export(
 
       synctalk export runs/may -o may.avatar
 
-      synctalk export runs/may -o may.avatar --consent "May Lee, 2026-11-02, product demos" --licence CC-BY-4.0
+      synctalk export runs/may -o may.avatar --consent "May Lee; product demos; until 2027-11-02" --licence CC-BY-4.0
     """
     from rich.console import Console
+    from synctalk.consent import Consent
     from synctalk.errors import ExportError
 
+    try:
+        consent = str(Consent.parse(consent, is_strict=True))
+    except ValueError as error:
+        raise ExportError(f"--consent: {error}") from None
     try:
         import onnx  # noqa: F401
         from synctalk_trainer.run import load_run

@@ -21,9 +21,10 @@ from synctalk.audio import as_samples
 from synctalk.backends import Backend, create_backend
 from synctalk.bundle import open_bundle
 from synctalk.consent import Consent, check_consent
+from synctalk.credentials import attach_credentials
 from synctalk.executor import Executor
 from synctalk.frame import Frame
-from synctalk.media import frame_sound, open_mp4, playable, read_audio
+from synctalk.media import atomic_path, frame_sound, open_mp4, playable, read_audio
 from synctalk.mock import MockBackend, MockBundle
 from synctalk.session import Session, SyncSession
 from synctalk.stage import Stage
@@ -120,17 +121,25 @@ class Avatar:
         sample_rate: int | None = None,
         *,
         on_frame: Callable[[Frame], None] | None = None,
+        credentials: bool = True,
     ) -> int:
         """Write an mp4 (H.264, AAC) of the avatar saying a sound; how many frames it has.
 
-        audio, sample_rate: as for ``speak``. on_frame: called after each frame, to show progress.
+        audio, sample_rate: as for ``speak``. on_frame: called after each frame, to show progress. credentials: sign into
+        the file that an AI made it (``synctalk.credentials``), where the extra ``provenance`` is installed.
         Raises: MediaError: a sound that cannot be read, or a place that cannot be written.
         """
         if not isinstance(audio, str | os.PathLike | bytes | np.ndarray):
-            return self._write(path, self.speak(audio, sample_rate), None, self.sample_rate, on_frame)
-        samples, rate = _whole(audio, sample_rate)
-        sound, sound_rate = playable(samples, rate)
-        return self._write(path, self.speak(samples, rate), sound, sound_rate, on_frame)
+            frames, sound, sound_rate = self.speak(audio, sample_rate), None, self.sample_rate
+        else:
+            samples, rate = _whole(audio, sample_rate)
+            frames = self.speak(samples, rate)
+            sound, sound_rate = playable(samples, rate)
+        with atomic_path(path) as unsigned:
+            n_frames = self._write(unsigned, frames, sound, sound_rate, on_frame)
+            if credentials:
+                attach_credentials(unsigned, self._bundle.manifest.id, self._bundle.manifest.name)
+        return n_frames
 
     def session(
         self,

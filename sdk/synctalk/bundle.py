@@ -7,6 +7,7 @@ Nothing in it is executed or unpickled, and nothing is used before its name, siz
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import secrets
 import shutil
@@ -27,6 +28,7 @@ from synctalk.spec import PLANES, Spec
 __all__ = [
     "MEMBERS",
     "OPTIONAL_MEMBERS",
+    "SIGNATURE",
     "Bundle",
     "FileEntry",
     "Finding",
@@ -35,10 +37,13 @@ __all__ = [
     "Placement",
     "open_bundle",
     "pack_tensors",
+    "packed_zip",
+    "read_members",
     "tensor_ranges",
     "tensor_shapes",
     "verify_bundle",
     "write_bundle",
+    "write_members",
 ]
 
 Tensors = Mapping[str, NDArray[Any]]
@@ -50,6 +55,8 @@ MEMBERS = (TENSORS, "audio.onnx", "head.onnx", "colour.onnx", "plate.mp4", "back
 """What a bundle holds beside its manifest; all are required."""
 OPTIONAL_MEMBERS = ("head.fp16.onnx",)
 """What it may hold; others are refused."""
+SIGNATURE = "signature.json"
+"""May be beside them (``synctalk.signing``); the manifest, which it signs, does not list it."""
 
 _MAX_MANIFEST_BYTES = 1 << 20
 _MAX_MEMBER_BYTES = 1 << 30
@@ -152,6 +159,8 @@ class _Container(Protocol):
 
 
 def _check_name(name: str) -> None:
+    if name == SIGNATURE:
+        return
     if name not in (MANIFEST, *MEMBERS, *OPTIONAL_MEMBERS):
         raise BundleError(
             f"{name!r} is no member that a bundle of version {VERSION} can have: remove it, or {_AGAIN}"
@@ -159,7 +168,7 @@ def _check_name(name: str) -> None:
 
 
 def _check_size(name: str, size: int) -> None:
-    limit = _MAX_MANIFEST_BYTES if name == MANIFEST else _MAX_MEMBER_BYTES
+    limit = _MAX_MANIFEST_BYTES if name in (MANIFEST, SIGNATURE) else _MAX_MEMBER_BYTES
     if size > limit:
         raise BundleError(f"{name}: {size} bytes are more than a bundle may hold ({limit}): {_AGAIN}")
 
@@ -297,7 +306,7 @@ def _content_fault(content: bytes, entry: FileEntry) -> str | None:
 
 
 def _file_faults(container: _Container, manifest: Manifest) -> Iterator[Finding]:
-    present, listed = set(container.sizes) - {MANIFEST}, set(manifest.files)
+    present, listed = set(container.sizes) - {MANIFEST, SIGNATURE}, set(manifest.files)
     for name in sorted(set(MEMBERS) - present):
         yield Finding(name, "missing")
     for name in sorted(present - listed):
@@ -371,11 +380,27 @@ def write_bundle(
     text = json.dumps(manifest.to_dict(), indent=2, allow_nan=False) + "\n"
     order = [name for name in (*MEMBERS, *OPTIONAL_MEMBERS) if name in contents]
     contents = {MANIFEST: text.encode(), **{name: contents[name] for name in order}}
+    write_members(path, contents)
+    return manifest
+
+
+def read_members(path: str | Path) -> dict[str, bytes]:
+    """The bytes of every member, manifest and signature too, by name in the container's order; only names and sizes are
+    checked.
+
+    Raises: BundleError: missing, damaged or unsafe.
+    """
+    container = _container(Path(path))
+    return {name: container.read(name) for name in container.sizes}
+
+
+def write_members(path: Path, contents: Mapping[str, bytes]) -> None:
+    """Write all members under a temporary name and rename it; see ``write_bundle``."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix == ".avatar" and not path.is_dir():
-            _write_zip(temporary, contents)
+            temporary.write_bytes(packed_zip(contents))
             temporary.replace(path)
         else:
             _write_folder(temporary, contents)
@@ -385,16 +410,18 @@ def write_bundle(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.unlink(missing_ok=True)
-    return manifest
 
 
-def _write_zip(path: Path, contents: Mapping[str, bytes]) -> None:
-    with zipfile.ZipFile(path, "x", zipfile.ZIP_STORED) as archive:
+def packed_zip(contents: Mapping[str, bytes]) -> bytes:
+    """The one zip that holds these members in this order."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         for name, content in contents.items():
             info = zipfile.ZipInfo(name, _ZIP_TIME)
             info.create_system = 3
             info.external_attr = (stat.S_IFREG | 0o644) << 16
             archive.writestr(info, content)
+    return buffer.getvalue()
 
 
 def _write_folder(path: Path, contents: Mapping[str, bytes]) -> None:

@@ -19,7 +19,7 @@ from typer.core import TyperCommand, TyperGroup
 from synctalk._version import __version__
 from synctalk.bench.command import bench
 from synctalk.errors import BundleError, SyncTalkError
-from synctalk.provenance import detect
+from synctalk.provenance import detect, sign
 from synctalk.serve.command import serve
 from synctalk.tensorrt.command import build_engines
 
@@ -38,7 +38,7 @@ _ERR = Console(stderr=True, highlight=False, soft_wrap=True)
 class _Group(TyperGroup):
     """Our commands, then those of the other packages, which are imported only to be listed or run."""
 
-    _ORDER = ("demo", "speak", "serve", "info", "prepare", "train", "evaluate", "export")
+    _ORDER = ("demo", "speak", "serve", "info", "prepare", "train", "evaluate", "export", "sign")
     _LAST = ("bench", "verify", "detect", "doctor")
 
     def list_commands(self, ctx: Any) -> list[str]:
@@ -141,6 +141,9 @@ def speak(
     device: _Device = "auto",
     threads: _Threads = None,
     precision: _Precision = "auto",
+    allow_expired_consent: Annotated[
+        bool, typer.Option(help="Use an avatar although the consent to its use has ended; it is logged.")
+    ] = False,
 ) -> None:
     """Let an avatar speak a sound; write an mp4 (H.264 + AAC).
 
@@ -149,7 +152,7 @@ def speak(
         synctalk speak may.avatar hello.wav -o hello.mp4
         synctalk speak may.avatar hello.mp3 --backend onnxruntime --threads 1
     """
-    _OUT.print(_speak(avatar, audio, out, backend, device, threads, precision))
+    _OUT.print(_speak(avatar, audio, out, backend, device, threads, precision, allow_expired_consent))
 
 
 @app.command(rich_help_panel=_USE)
@@ -188,7 +191,14 @@ def _shown(path: Path) -> str:
 
 
 def _speak(
-    avatar_path: Path, audio: Path, out: Path, backend: str, device: str, threads: int | None, precision: str
+    avatar_path: Path,
+    audio: Path,
+    out: Path,
+    backend: str,
+    device: str,
+    threads: int | None,
+    precision: str,
+    allow_expired: bool = False,
 ) -> str:
     """Speak with a progress bar; where the file is and how fast it went."""
     from synctalk.audio import frame_count
@@ -196,7 +206,9 @@ def _speak(
     from synctalk.media import read_audio
 
     started = time.perf_counter()
-    avatar = Avatar.from_bundle(avatar_path, device, backend, threads, precision)
+    avatar = Avatar.from_bundle(
+        avatar_path, device, backend, threads, precision, allow_expired_consent=allow_expired
+    )
     loaded = time.perf_counter()
     samples, rate = read_audio(audio)
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
@@ -249,14 +261,21 @@ def info(
 
 
 @app.command(rich_help_panel=_CHECK)
-def verify(avatar: _Avatar) -> None:
-    """Check all files, hashes and shapes of an avatar.
+def verify(
+    avatar: _Avatar,
+    key: Annotated[
+        str | None,
+        typer.Option(metavar="KEY", help="The maker's public key, which `synctalk sign` printed."),
+    ] = None,
+) -> None:
+    """Check all files, hashes and shapes of an avatar; with a key, its maker and every byte.
 
     The exit code is 0 where all is well and 1 where something is not.
 
     Examples:
 
         synctalk verify may.avatar
+        synctalk verify may.avatar --key 3b6a27bcceb6a42d62a3a8d02a6f0d73653215771de243a63ac048a18b59da29
     """
     from synctalk.bundle import verify_bundle
 
@@ -264,11 +283,16 @@ def verify(avatar: _Avatar) -> None:
         listed = "\n".join(f"  {finding}" for finding in findings)
         raise BundleError(f"{avatar} is not sound:\n{listed}\nGet the bundle again, or export the run again.")
     _OUT.print(f"{avatar}: all files, hashes and shapes are as they should be")
+    if key is not None:
+        from synctalk.signing import check_signature
+
+        _OUT.print(f"signed with {check_signature(avatar, key)}; not one byte was changed since")
 
 
 app.command(rich_help_panel=_USE)(serve)
 app.command(rich_help_panel=_CHECK)(bench)
 app.command(rich_help_panel=_CHECK)(detect)
+app.command(rich_help_panel=_MAKE)(sign)
 app.command("build-engines", rich_help_panel=_USE)(build_engines)
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["detect"]
+__all__ = ["detect", "sign"]
 
 
 def detect(
@@ -42,3 +42,25 @@ def detect(
         return
     typer.echo("no mark: not made with synctalk, or its mark was removed or switched off")
     raise typer.Exit(1)
+
+
+def sign(
+    avatar: Annotated[Path, typer.Argument(metavar="AVATAR", help="A bundle: an .avatar file or folder.")],
+    key: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Ed25519 private key (PEM); your own, made on first use, by default."
+        ),
+    ] = None,
+) -> None:
+    """Sign an avatar, so that others can check that it is yours and unchanged.
+
+    Examples:
+
+        synctalk sign may.avatar
+        synctalk sign may.avatar --key studio.pem
+    """
+    from synctalk.signing import sign_bundle
+
+    public = sign_bundle(avatar, key)
+    typer.echo(f"{avatar}: signed. Others check it with:\n  synctalk verify {avatar.name} --key {public}")

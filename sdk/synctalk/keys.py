@@ -1,0 +1,57 @@
+"""The user's private keys: made on first use, kept where only the user reads them.
+
+They lie in ``$SYNCTALK_CONFIG_DIR``, else ``$XDG_CONFIG_HOME/synctalk``, else ``~/.config/synctalk``. ``cryptography``
+(extra ``provenance``) is imported on first use.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+from synctalk.errors import SyncTalkError
+
+__all__ = ["config_dir", "need_cryptography", "private_file"]
+
+
+def config_dir() -> Path:
+    """The folder of the user's keys; it may not be there yet."""
+    if own := os.environ.get("SYNCTALK_CONFIG_DIR"):
+        return Path(own)
+    base = os.environ.get("XDG_CONFIG_HOME")
+    return (Path(base) if base else Path.home() / ".config") / "synctalk"
+
+
+def private_file(path: Path, make: Callable[[], bytes]) -> bytes:
+    """The content of a private file, made where it is missing, readable by its owner alone.
+
+    Raises: SyncTalkError: it cannot be read or written.
+    """
+    try:
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+            handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(handle, "wb") as file:
+                file.write(make())
+            try:
+                os.link(temporary, path)  # the first of two processes wins, and both use its key
+            except FileExistsError:
+                pass
+            finally:
+                temporary.unlink()
+        return path.read_bytes()
+    except OSError as error:
+        raise SyncTalkError(
+            f"{path}: {error.strerror}: choose a folder for keys with SYNCTALK_CONFIG_DIR"
+        ) from None
+
+
+def need_cryptography(what: str) -> None:
+    """Raises: SyncTalkError: the library that signs is not installed."""
+    if find_spec("cryptography") is None:
+        raise SyncTalkError(
+            f"{what} needs cryptography, which is not installed: pip install 'synctalk[provenance]'"
+        )
