@@ -305,7 +305,7 @@ ATTACKS: dict[str, tuple[Attack, int]] = {
     "sdp": (sdp, 300),
     "huge": (huge, 30),
     "sounds": (sounds, 1000),
-    "deaf": (deaf, 12),
+    "deaf": (deaf, 8),
     "vanish": (vanish, 300),
 }
 

@@ -46,6 +46,7 @@ _PAGES = {
 
 _WRONG_TOKEN_COST = 10.0
 _BURST_S = 5.0
+_MAX_UPLOADS = 4
 _CLOSE = {"unauthorised": 4401, "unknown_avatar": 4404, "full": 4503, "idle": 4408}
 _CLOSE_OTHER = 4400
 
@@ -105,6 +106,8 @@ class Host:
         self.metrics = Metrics(lambda: self.executor.load, lambda: len(self.conversations))
         self.door = Door(settings)
         self.rate = RateLimit(settings.requests_per_s, _BURST_S * settings.requests_per_s)
+        self.uploads = asyncio.Semaphore(_MAX_UPLOADS)
+        """Uploads that are in memory at once; others wait in their sockets."""
         self._addresses: Counter[str] = Counter()
         command, seconds = settings.speech_command, settings.speech_timeout_s
         self.speech = Speech(command, seconds, settings.max_sound_s) if command else None
@@ -245,9 +248,10 @@ def _add_routes(app: FastAPI, host: Host) -> None:
         conversation = host.conversations.get(session)
         if conversation is None:
             raise HTTPException(404, "there is no such session")
-        data = await _body(request, settings)
         try:
-            samples, rate = await asyncio.to_thread(decode, data, settings.max_sound_s)
+            async with host.uploads:
+                data = await _body(request, settings)
+                samples, rate = await asyncio.to_thread(decode, data, settings.max_sound_s)
             await conversation.speak(samples, rate)
         except MediaError as error:
             raise HTTPException(415, str(error)) from error

@@ -112,3 +112,4 @@ class FragmentedMp4:
             if not self._is_closed:
                 self._is_closed = True
                 self._container.close()
+                self._video = self._audio = None  # the encoders' threads end with them
