@@ -30,7 +30,7 @@ def examine() -> list[Finding]:
     """Look at Python, packages, the native module, backends and tools. Nothing is downloaded or changed."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     system = Finding("synctalk", f"{__version__}, Python {platform.python_version()}, {cpus} CPUs")
-    return [system, *_packages(), _native(), *_backends(), *_tools()]
+    return [system, *_packages(), _native(), *_gpu(), *_backends(), *_tools()]
 
 
 def _packages() -> list[Finding]:
@@ -55,6 +55,17 @@ def _native() -> Finding:
     paths = ", ".join(_native.simd_paths())
     detail = f"{_native.simd()} (this CPU has {paths}), {_native.threads()} threads"
     return Finding("native module", f"{detail}, {_native.cuda_devices()} CUDA devices")
+
+
+def _gpu() -> list[Finding]:
+    from synctalk.gpu import complaints, look
+
+    try:
+        facts = look()
+    except ImportError:
+        return []  # the native module's own line says what to do
+    found = [Finding("GPU", f"{facts.gpu}, driver {facts.driver}")] if facts.driver else []
+    return found + [Finding(what, remedy, is_ok=False) for what, remedy in complaints(facts)]
 
 
 def _backends() -> list[Finding]:

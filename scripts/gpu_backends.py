@@ -1,0 +1,83 @@
+"""Every backend that works here, end to end on one avatar: gpu_backends.py AVATAR [OUT.json].
+
+Milliseconds of a head picture (percentiles over its own track) and PSNR to native-cpu in float32; who cannot work says why.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from synctalk.backends import Backend, HeadRequest, create_backend
+from synctalk.bundle import Bundle, open_bundle
+from synctalk.errors import BackendError
+
+N_FRAMES, N_WARM = 40, 3
+CASES = (
+    ("native-cpu", "cpu", "auto"),
+    ("onnxruntime", "cpu", "auto"),
+    ("onnxruntime", "cuda", "auto"),
+    ("tensorrt", "cuda", "float32"),
+    ("tensorrt", "cuda", "auto"),
+)
+
+
+def requests(bundle: Bundle) -> list[HeadRequest]:
+    """Frames spread over the track."""
+    tensors = bundle.tensors
+    frames = np.linspace(0, len(tensors["track.rotation"]) - 1, N_FRAMES).astype(int)
+    return [
+        HeadRequest(
+            camera=bundle.manifest.camera,
+            rotation=tensors["track.rotation"][frame],
+            translation=tensors["track.translation"][frame],
+            condition=tensors["condition.mean"],
+            expression=tensors["track.expression"][frame],
+            appearance=tensors["field.appearance"],
+        )
+        for frame in frames
+    ]
+
+
+def drawn(backend: Backend, bundle: Bundle) -> tuple[list[np.ndarray], list[float]]:
+    """Pictures, and how long each took in milliseconds."""
+    asked = requests(bundle)
+    for request in asked[:N_WARM]:
+        backend.render_head(request)
+    pictures, times = [], []
+    for request in asked:
+        started = time.perf_counter()
+        pictures.append(backend.render_head(request))
+        times.append(1e3 * (time.perf_counter() - started))
+    return pictures, times
+
+
+def psnr(a: list[np.ndarray], b: list[np.ndarray]) -> float:
+    """Over what either shows."""
+    squared = [np.square(x - y)[(x[..., 3] > 0) | (y[..., 3] > 0)] for x, y in zip(a, b, strict=True)]
+    return float(-10 * np.log10(np.concatenate(squared).mean() + 1e-20))
+
+
+def main() -> None:
+    bundle = open_bundle(sys.argv[1])
+    truth, _ = drawn(create_backend("native-cpu", bundle, precision="float32"), bundle)
+    rows = []
+    for name, device, precision in CASES:
+        row: dict[str, object] = {"backend": name, "device": device, "precision": precision}
+        try:
+            pictures, times = drawn(create_backend(name, bundle, device, None, precision), bundle)
+            row |= {f"p{p}_ms": round(float(np.percentile(times, p)), 2) for p in (50, 95, 99)}
+            row["psnr_db"] = round(psnr(truth, pictures), 1)
+        except BackendError as error:
+            row["why_not"] = str(error)
+        rows.append(row)
+        print("  ".join(f"{value!s:12}" for value in row.values()))
+    if len(sys.argv) > 2:
+        Path(sys.argv[2]).write_text(json.dumps(rows, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
