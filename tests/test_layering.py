@@ -21,7 +21,7 @@ LAYERS = (
     {"audio", "control", "frame", "manifest", "render", "watermark"},
     {"bundle", "consent", "media", "condition", "track"},
     {"credentials", "signing", "tensorrt"},
-    {"backends", "idle"},
+    {"backends", "gpu", "idle"},
     {"mock", "stage"},
     {"timeline"},
     {"executor"},
