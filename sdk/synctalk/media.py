@@ -78,9 +78,20 @@ def _open(source: Source) -> InputContainer:
     import av
 
     try:
-        return av.open(io.BytesIO(source) if isinstance(source, bytes) else os.fspath(source), "r")
-    except (av.error.FFmpegError, OSError) as error:
+        file = io.BytesIO(source) if isinstance(source, bytes) else os.fspath(source)
+        return av.open(file, "r", metadata_errors="ignore")
+    except (av.error.FFmpegError, OSError, ValueError) as error:
         raise MediaError(f"cannot read {_name(source)}: {error}. Give an intact media file.") from error
+
+
+class _Content(io.BytesIO):
+    """Bytes for libsndfile, which in damaged files seeks to before their start."""
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        try:
+            return super().seek(offset, whence)
+        except ValueError:
+            return self.tell()
 
 
 def read_audio(source: Source) -> tuple[Float, int]:
@@ -94,7 +105,7 @@ def read_audio(source: Source) -> tuple[Float, int]:
     if not isinstance(source, bytes) and not Path(source).is_file():
         raise MediaError(f"no such file: {source}. Give a sound file, such as a wav, mp3, m4a or mp4.")
     try:
-        file = io.BytesIO(source) if isinstance(source, bytes) else os.fspath(source)
+        file = _Content(source) if isinstance(source, bytes) else os.fspath(source)
         samples, rate = soundfile.read(file, dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, TypeError):  # not one of its formats: video containers, AAC ...
         return _decode_audio(source)
@@ -108,13 +119,15 @@ def _decode_audio(source: Source) -> tuple[Float, int]:
         if not container.streams.audio:
             raise MediaError(f"{_name(source)} has no sound. Give a file with an audio stream.")
         stream = container.streams.audio[0]
-        rate = int(stream.rate)
-        resampler = av.AudioResampler(format="fltp", layout="mono", rate=rate)
+        if not stream.codec_context or not stream.codec_context.sample_rate:
+            raise MediaError(f"the sound of {_name(source)} has no known coding. Convert it anew.")
+        rate = int(stream.codec_context.sample_rate)
         try:
+            resampler = av.AudioResampler(format="fltp", layout="mono", rate=rate)
             pieces = [
                 out.to_ndarray()[0] for frame in container.decode(stream) for out in resampler.resample(frame)
             ]
-        except av.error.FFmpegError as error:
+        except (av.error.FFmpegError, ValueError) as error:
             raise MediaError(f"the sound of {_name(source)} is damaged: {error}. Convert it anew.") from error
     samples = np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
     return _not_empty(to_mono(samples), source), rate

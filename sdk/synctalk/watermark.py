@@ -23,6 +23,7 @@ __all__ = ["SPAN_FRAMES", "TILE", "Detection", "Watermark", "detect", "detect_sp
 
 Picture = NDArray[np.uint8]
 Float = NDArray[np.float64]
+Spectrum = NDArray[np.complex128]
 
 TILE = 128
 """Side of the pattern, pixels of the rendered frame."""
@@ -92,8 +93,13 @@ def detect(frames: Iterable[Picture], *, is_thorough: bool = False) -> Detection
     is_thorough: try every size from 0.4 to 2 times the rendered frame, which takes seconds, instead of the common ones.
     Raises: ValueError: no frames.
     """
-    residual, n_frames = _residual(frames)
-    return _decide(residual, n_frames, _SCALES + _THOROUGH if is_thorough else _SCALES)
+    total, n_frames = np.zeros((1, 1)), 0
+    for frame in frames:
+        total, n_frames = total + _residual(frame), n_frames + 1
+    if not n_frames:
+        raise ValueError("there are no frames to look at")
+    scales = _SCALES + _THOROUGH if is_thorough else _SCALES
+    return _decide(((scale, _folded(total, scale)) for scale in scales), n_frames, pattern())
 
 
 def detect_spans(frames: Iterable[Picture], *, is_thorough: bool = False) -> Iterator[Detection]:
@@ -105,10 +111,10 @@ def detect_spans(frames: Iterable[Picture], *, is_thorough: bool = False) -> Ite
         is_first = False
 
 
-def _decide(residual: Float, n_frames: int, scales: Iterable[float]) -> Detection:
+def _decide(spectra: Iterable[tuple[float, Spectrum]], n_frames: int, tile: NDArray[np.int8]) -> Detection:
     best = Detection(False, -np.inf, 1.0, n_frames)
-    for scale in scales:
-        scores = _scores(_resized(residual, scale), pattern())
+    for scale, spectrum in spectra:
+        scores = _scores(spectrum, tile)
         in_place, anywhere = float(scores[0, 0]), float(scores.max())
         is_marked = in_place >= _IN_PLACE or anywhere >= _ANYWHERE
         found = Detection(is_marked, anywhere if anywhere >= _ANYWHERE else in_place, float(scale), n_frames)
@@ -116,18 +122,12 @@ def _decide(residual: Float, n_frames: int, scales: Iterable[float]) -> Detectio
     return best
 
 
-def _residual(frames: Iterable[Picture]) -> tuple[Float, int]:
-    """The mean over frames of luma without its smooth parts, where it is textured scaled down; and how many frames."""
-    total, n_frames = np.zeros((1, 1)), 0
-    for frame in frames:
-        luma = frame[..., :3] @ _LUMA
-        high = luma - _smooth(luma)
-        spread = np.sqrt(np.maximum(_smooth(high * high), 0.0))
-        total = total + np.clip(high / (spread + _FLOOR), -2.0, 2.0)
-        n_frames += 1
-    if not n_frames:
-        raise ValueError("there are no frames to look at")
-    return total / n_frames, n_frames
+def _residual(frame: Picture) -> Float:
+    """Luma without its smooth parts, [H, W], scaled down where it is textured."""
+    luma = frame[..., :3] @ _LUMA
+    high = luma - _smooth(luma)
+    spread = np.sqrt(np.maximum(_smooth(high * high), 0.0))
+    return np.asarray(np.clip(high / (spread + _FLOOR), -2.0, 2.0))
 
 
 def _smooth(values: Float) -> Float:
@@ -155,20 +155,26 @@ def _resized(values: Float, scale: float) -> Float:
     return values
 
 
-def _scores(residual: Float, tile: NDArray[np.int8]) -> Float:
-    """How well a tile fits at each of its shifts, [128, 128], in standard deviations."""
+def _folded(residual: Float, scale: float) -> Spectrum:
+    """The phases, [128, 65], of a residual that was brought back to its size and folded to one tile."""
+    residual = _resized(residual, scale)
     height, width = residual.shape
     rows, columns = -(-height // TILE), -(-width // TILE)
     padded = np.pad(residual, ((0, rows * TILE - height), (0, columns * TILE - width)))
     spectrum = np.fft.rfft2(padded.reshape(rows, TILE, columns, TILE).sum(axis=(0, 2)))
     spectrum /= np.abs(spectrum) + 1e-12
     spectrum[0, 0] = 0.0
+    return spectrum
+
+
+def _scores(spectrum: Spectrum, tile: NDArray[np.int8]) -> Float:
+    """How well a tile fits at each of its shifts, [128, 128], in standard deviations."""
     match = np.fft.irfft2(spectrum * _wanted(tile).conj(), (TILE, TILE))
     # Codecs work in blocks of 8: shifts along those vary more, where the picture was coded coarsely.
     return np.asarray(match / (max(match.std(), match[::8, ::8].ravel()[1:].std()) + 1e-12))
 
 
-def _wanted(tile: NDArray[np.int8]) -> NDArray[np.complex128]:
+def _wanted(tile: NDArray[np.int8]) -> Spectrum:
     """The spectrum of a tile as ``_residual`` leaves it: without its smooth parts."""
     around = np.tile(tile.astype(np.float64), (3, 3))
     return np.fft.rfft2((around - _smooth(around))[TILE : 2 * TILE, TILE : 2 * TILE])

@@ -1,0 +1,204 @@
+"""Damaged and hostile bundles and sounds: they are read, or refused as the user's mistake; no crash, hang or greed.
+
+A short run by default; a long one: pytest tests/test_fuzz.py --hypothesis-profile=long
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import resource
+import signal
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from types import FrameType
+
+import av
+import numpy as np
+import pytest
+import soundfile
+from fake_avatar import write_tiny_bundle
+from hypothesis import given
+from hypothesis import strategies as st
+from synctalk.audio import as_samples
+from synctalk.bundle import open_bundle, packed_zip, read_members, verify_bundle
+from synctalk.consent import Consent
+from synctalk.errors import BundleError, MediaError
+from synctalk.manifest import MANIFEST
+from synctalk.media import read_audio
+
+LIMIT_S = 10
+LIMIT_MB = 400
+
+_PLACE = st.floats(0.0, 1.0, exclude_max=True)
+EDITS = st.lists(
+    st.tuples(
+        st.sampled_from(["set", "insert", "delete", "cut", "repeat"]),
+        _PLACE,
+        st.binary(min_size=1, max_size=8),
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+def _edited(content: bytes, edits: list[tuple[str, float, bytes]], window: int | None = None) -> bytes:
+    """A content after edits at relative places, of its first ``window`` bytes if given."""
+    for kind, share, piece in edits:
+        at = int(share * min(len(content), window or len(content)))
+        if kind == "set":
+            content = content[:at] + piece + content[at + len(piece) :]
+        elif kind == "insert":
+            content = content[:at] + piece + content[at:]
+        elif kind == "delete":
+            content = content[:at] + content[at + len(piece) :]
+        elif kind == "cut":
+            content = content[:at]
+        else:
+            content = content[:at] + content[max(0, at - 64) : at] * len(piece) + content[at:]
+    return content
+
+
+@contextmanager
+def _bounded() -> Iterator[None]:
+    """Fail where the block hangs or grows by more than it may."""
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        raise AssertionError(f"took longer than {LIMIT_S} s")
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    older = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(LIMIT_S)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, older)
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown < LIMIT_MB * 1024, f"grew by {grown // 1024} MB"
+
+
+@cache
+def _members() -> dict[str, bytes]:
+    with tempfile.TemporaryDirectory() as folder:
+        return read_members(write_tiny_bundle(Path(folder) / "tiny.avatar"))
+
+
+def _open(content: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "fuzzed.avatar"
+        path.write_bytes(content)
+        with _bounded():
+            is_sound = not verify_bundle(path)
+            try:
+                open_bundle(path)
+            except BundleError:
+                assert not is_sound
+            else:
+                assert is_sound
+
+
+@given(edits=EDITS, at_end=st.booleans())
+def test_damaged_zips(edits: list[tuple[str, float, bytes]], at_end: bool) -> None:
+    """Headers and the directory, which is at the end, are most of what is edited."""
+    content = packed_zip(_members())
+    if at_end:
+        _open(content[:-800] + _edited(content[-800:], edits))
+    else:
+        _open(_edited(content, edits, window=12_000))
+
+
+@given(edits=EDITS)
+def test_damaged_manifests(edits: list[tuple[str, float, bytes]]) -> None:
+    members = _members()
+    _open(packed_zip(members | {MANIFEST: _edited(members[MANIFEST], edits)}))
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(10**12), 10**12) | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=8,
+)
+
+
+@given(data=st.data(), value=VALUES)
+def test_manifests_with_other_values(data: st.DataObject, value: object) -> None:
+    members = _members()
+    manifest = json.loads(members[MANIFEST])
+    node = manifest
+    while True:
+        key = data.draw(st.sampled_from(sorted(node) if isinstance(node, dict) else range(len(node))))
+        if not isinstance(node[key], dict | list) or not node[key] or data.draw(st.booleans()):
+            break
+        node = node[key]
+    node[key] = value
+    _open(packed_zip(members | {MANIFEST: json.dumps(manifest).encode()}))
+
+
+@given(edits=EDITS)
+def test_damaged_tensors_with_a_right_hash(edits: list[tuple[str, float, bytes]]) -> None:
+    members, name = _members(), "tensors.safetensors"
+    tensors = _edited(members[name], edits, window=6000)
+    manifest = json.loads(members[MANIFEST])
+    manifest["files"][name] = {"sha256": hashlib.sha256(tensors).hexdigest(), "bytes": len(tensors)}
+    _open(packed_zip(members | {name: tensors, MANIFEST: json.dumps(manifest).encode()}))
+
+
+@cache
+def _sound(form: str) -> bytes:
+    """A fifth of a second of a tone in a container."""
+    samples = (0.3 * np.sin(np.arange(3200) / 9)).astype(np.float32)
+    buffer = io.BytesIO()
+    if form in ("mp4", "matroska"):
+        with av.open(buffer, "w", format=form) as container:
+            stream = container.add_stream("aac", rate=16_000, layout="mono")
+            frame = av.AudioFrame.from_ndarray(samples[None], "fltp", "mono")
+            frame.sample_rate = 16_000
+            container.mux([*stream.encode(frame), *stream.encode(None)])
+    else:
+        soundfile.write(buffer, samples, 16_000, format=form)
+    return buffer.getvalue()
+
+
+def _read(content: bytes) -> None:
+    with _bounded():
+        try:
+            samples, rate = read_audio(content)
+        except MediaError:
+            return
+    assert samples.ndim == 1
+    assert samples.dtype == np.float32
+    assert len(samples)
+    assert np.isfinite(samples).all()
+    assert rate > 0
+
+
+@pytest.mark.parametrize("form", ["WAV", "FLAC", "OGG", "MP3", "AIFF", "mp4", "matroska"])
+@given(edits=EDITS)
+def test_damaged_sounds(form: str, edits: list[tuple[str, float, bytes]]) -> None:
+    _read(_edited(_sound(form), edits, window=600))
+
+
+@given(
+    content=st.binary(max_size=2000), head=st.sampled_from([b"", b"RIFF", b"fLaC", b"OggS", b"ID3", b"FORM"])
+)
+def test_noise_instead_of_a_sound(content: bytes, head: bytes) -> None:
+    _read(head + content)
+
+
+@given(chunk=st.binary(max_size=400))
+def test_bytes_as_samples(chunk: bytes) -> None:
+    try:
+        assert as_samples(chunk).dtype.kind in "if"
+    except MediaError:
+        assert len(chunk) % 2
+
+
+@given(text=st.text(max_size=100))
+def test_any_consent_text_is_read(text: str) -> None:
+    consent = Consent.parse(text)
+    assert Consent.parse(str(consent)) == consent
