@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 # CUDA kernels are built where there is a GPU; ask with SYNCTALK_CUDA=ON elsewhere.
 export SYNCTALK_CUDA ?= $(if $(wildcard /dev/nvidia0),AUTO,OFF)
 BUILD_INPUTS := pyproject.toml setup.py CMakeLists.txt sdk/synctalk/_version.py $(wildcard csrc/*)
-SYSTEM_LIBRARIES := libgl1 libegl1 libgles2 libglib2.0-0 espeak-ng
+SYSTEM_LIBRARIES := libgl1 libegl1 libgles2 libglib2.0-0 espeak-ng chromium
 PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip --disable-pip-version-check install --quiet
 CPP := $(wildcard csrc/*.h csrc/*.cpp csrc/*.cu)
 
@@ -35,7 +35,7 @@ $(VENV)/.dev: $(VENV)/.core
 demo: $(VENV)/.core
 	@$(BIN)/synctalk demo
 
-# Libraries of the face tracker and the speech synthesiser; tests that lack them skip and say so.
+# Libraries of the face tracker, the speech synthesiser, the browser; tests that lack them skip and say so.
 system:
 	@missing=$$(dpkg-query -W -f '$${Package} $${db:Status-Status}\n' $(SYSTEM_LIBRARIES) 2>/dev/null | awk '$$2 == "installed" {print $$1}' \
 	    | sed 's/:.*//' | sort | comm -13 - <(printf '%s\n' $(SYSTEM_LIBRARIES) | sort)); \
