@@ -177,7 +177,8 @@ def _write_curves(curves: Curves, path: Path) -> None:
                 axis.plot(seconds, values[part], color=colour, lw=0.9, label=label if k == 0 else None)
         axis.set_ylabel(name)
         axis.margins(x=0.005)
-    figure.axes[0].legend(loc="upper right")
+    if curves.parts:  # none where no face was found in any render
+        figure.axes[0].legend(loc="upper right")
     figure.axes[1].set_xlabel("seconds of held-out frames")
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=90)

@@ -31,12 +31,19 @@ _FOCAL_TOLERANCE = 0.05
 def run_pose(work: Workspace) -> None:
     """Write ``pose.npz``."""
     if work.options.poses == "landmarks":
-        arrays = work.arrays("landmark_pose.npz")
-        write_arrays(work.folder / "pose.npz", **arrays)
-        work.info["pose"] = {**work.info.get("landmark_pose", {}), "poses": "landmarks"}
+        _keep_landmark_poses(work)
         return
     clip = read_clip(work)
     done = stabilise(clip, work.advance)
+    if (done.n_tracks < _FEW_TRACKS)[clip.valid].mean() > 0.5:
+        _keep_landmark_poses(work)
+        work.warn(
+            "pose",
+            "few_tracks",
+            "too little texture on the head to follow points in most frames: the poses are those of the face mesh, and "
+            "shake more. A sharper or larger picture of the head helps.",
+        )
+        return
     fit, stable = done.fit, list(STABLE)
     mesh_px = np.zeros(len(clip.valid))
     seen = project_points(fit.rotation, fit.translation, fit.points_m[stable], fit.focal_px)
@@ -56,6 +63,11 @@ def run_pose(work: Workspace) -> None:
     )
     work.info["pose"] = diagnose(done, clip)
     _warn(work, done, clip)
+
+
+def _keep_landmark_poses(work: Workspace) -> None:
+    write_arrays(work.folder / "pose.npz", **work.arrays("landmark_pose.npz"))
+    work.info["pose"] = {**work.info.get("landmark_pose", {}), "poses": "landmarks"}
 
 
 def read_clip(work: Workspace) -> Clip:
@@ -115,20 +127,9 @@ def diagnose(done: Stabilised, clip: Clip) -> dict[str, Any]:
 
 def _warn(work: Workspace, done: Stabilised, clip: Clip) -> None:
     few = clip.valid & (done.n_tracks < _FEW_TRACKS)
-    if few.mean() > 0.5:
-        work.warn(
-            "pose",
-            "few_tracks",
-            "too little texture on the head to follow points in most frames: poses rest on the face mesh and shake "
-            "more. A sharper or larger picture of the head helps.",
-        )
-    else:
-        _warn_of(
-            work,
-            few,
-            "few_tracks",
-            "few points of the head could be followed: hidden, blurred or turned away?",
-        )
+    _warn_of(
+        work, few, "few_tracks", "few points of the head could be followed: hidden, blurred or turned away?"
+    )
     usual = np.nanmedian(done.track_px) if np.isfinite(done.track_px).any() else np.inf
     loose = clip.valid & (np.nan_to_num(done.track_px) > _LOOSE * usual)
     _warn_of(work, loose, "loose_tracks", "the followed points do not move as one head: look at these places")
