@@ -1,5 +1,5 @@
 # make demo   set everything up and let the demo avatar speak        make test   set up what tests need, and test
-# make setup  the virtual environment with the core only             make lint | format | clean
+# make setup  the virtual environment with the core only             make lint | sanitize | format | clean
 SHELL := /bin/bash
 PYTHON ?= python3.11
 VENV := .venv
@@ -11,7 +11,7 @@ SYSTEM_LIBRARIES := libgl1 libegl1 libgles2 libglib2.0-0 espeak-ng chromium
 PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip --disable-pip-version-check install --quiet
 CPP := $(wildcard csrc/*.h csrc/*.cpp csrc/*.cu)
 
-.PHONY: setup demo test lint format clean system
+.PHONY: setup demo test lint sanitize format clean system
 setup: $(VENV)/.core
 
 $(VENV)/.build: pyproject.toml
@@ -54,6 +54,10 @@ lint: $(VENV)/.dev
 
 test: system $(VENV)/.dev lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+# The kernels' tests on a native module that watches its memory and its arithmetic.
+sanitize: $(VENV)/.dev
+	scripts/sanitize.sh
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .

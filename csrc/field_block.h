@@ -73,11 +73,13 @@ static inline Corners corners_of(const Level& level, Vec u, Vec v) {
   const Vec right = in_u - __builtin_convertvector(node_u, Vec), below = in_v - __builtin_convertvector(node_v, Vec);
   const Vec left = splat(1.0f) - right, above = splat(1.0f) - below;
   const int32_t size = static_cast<int32_t>(level.size), step = HASHED ? kHashPrime : level.resolution;
-  const IVec row = node_v * step;
+  // Hashing wraps around: unsigned.
+  const UVec row = reinterpret_cast<UVec>(node_v) * static_cast<uint32_t>(step);
   Corners corners{{}, {left * above, right * above, left * below, right * below}};
 #pragma GCC unroll 4
   for (int i = 0; i < 4; ++i) {
-    const IVec u_i = node_u + (i & 1), row_i = i & 2 ? row + step : row;
+    const IVec u_i = node_u + (i & 1);
+    const IVec row_i = reinterpret_cast<IVec>(i & 2 ? row + static_cast<uint32_t>(step) : row);
     IVec index = HASHED ? (u_i ^ row_i) & (size - 1) : u_i + row_i;
     if (!HASHED) index -= index >= size ? size - IVec{} : IVec{};
     corners.index[i] = index;
