@@ -7,7 +7,9 @@ They lie in ``$SYNCTALK_CONFIG_DIR``, else ``$XDG_CONFIG_HOME/synctalk``, else `
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -32,16 +34,11 @@ def private_file(path: Path, make: Callable[[], bytes]) -> bytes:
     try:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-            handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(handle, "wb") as file:
+            with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.") as file:  # mode 0600
                 file.write(make())
-            try:
-                os.link(temporary, path)  # the first of two processes wins, and both use its key
-            except FileExistsError:
-                pass
-            finally:
-                temporary.unlink()
+                file.flush()
+                with suppress(FileExistsError):  # the first of several wins, and all use its key
+                    os.link(file.name, path)
         return path.read_bytes()
     except OSError as error:
         raise SyncTalkError(
