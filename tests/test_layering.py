@@ -27,7 +27,8 @@ LAYERS = (
     {"executor"},
     {"session"},
     {"avatar", "doctor"},
-    {"bench", "provenance", "serve"},
+    {"batch", "integrations"},
+    {"bench", "provenance", "serve", "speak"},
     {"cli"},
 )
 """Lowest first. A module imports from lower layers, and from itself where it is a package."""

@@ -13,7 +13,6 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from typer.core import TyperCommand, TyperGroup
 
 from synctalk._version import __version__
@@ -21,6 +20,7 @@ from synctalk.bench.command import bench
 from synctalk.errors import BundleError, SyncTalkError
 from synctalk.provenance import detect, sign
 from synctalk.serve.command import serve
+from synctalk.speak import say, shown, speak
 from synctalk.tensorrt.command import build_engines
 
 __all__ = ["app", "main"]
@@ -90,12 +90,6 @@ def _missing(entry: EntryPoint, error: ImportError) -> TyperCommand:
 app = typer.Typer(cls=_Group, no_args_is_help=True, add_completion=False, rich_markup_mode="rich")
 
 _Avatar = Annotated[Path, typer.Argument(metavar="AVATAR", help="A bundle: an .avatar file or folder.")]
-_Backend = Annotated[str, typer.Option(metavar="NAME", help="auto, native-cpu, onnxruntime or tensorrt.")]
-_Device = Annotated[str, typer.Option(metavar="NAME", help="auto, cpu or cuda.")]
-_Precision = Annotated[
-    str, typer.Option(metavar="NAME", help="auto, float32 or int16 (fast, native-cpu; 60 dB from float32).")
-]
-_Threads = Annotated[int | None, typer.Option(metavar="N", min=1, help="CPU threads; all by default.")]
 
 
 def _show_version(is_asked: bool) -> None:
@@ -131,31 +125,6 @@ def _start(
 
 
 @app.command(rich_help_panel=_USE)
-def speak(
-    avatar: _Avatar,
-    audio: Annotated[Path, typer.Argument(metavar="AUDIO", help="Speech: any sound or video file.")],
-    out: Annotated[Path, typer.Option("-o", "--out", metavar="FILE", help="Where the mp4 goes.")] = Path(
-        "out.mp4"
-    ),
-    backend: _Backend = "auto",
-    device: _Device = "auto",
-    threads: _Threads = None,
-    precision: _Precision = "auto",
-    allow_expired_consent: Annotated[
-        bool, typer.Option(help="Use an avatar although the consent to its use has ended; it is logged.")
-    ] = False,
-) -> None:
-    """Let an avatar speak a sound; write an mp4 (H.264 + AAC).
-
-    Examples:
-
-        synctalk speak may.avatar hello.wav -o hello.mp4
-        synctalk speak may.avatar hello.mp3 --backend onnxruntime --threads 1
-    """
-    _OUT.print(_speak(avatar, audio, out, backend, device, threads, precision, allow_expired_consent))
-
-
-@app.command(rich_help_panel=_USE)
 def demo(
     out: Annotated[Path, typer.Option("-o", "--out", metavar="FILE", help="Where the mp4 goes.")] = Path(
         "out/demo.mp4"
@@ -175,62 +144,18 @@ def demo(
             f"there is no avatar at {avatar}. Install synctalk whole (pip install synctalk, or git clone and "
             "make demo), or give one with --avatar."
         )
+    from synctalk.avatar import Avatar
+    from synctalk.batch import Task
+
     out.parent.mkdir(parents=True, exist_ok=True)
-    _OUT.print(_speak(avatar, audio, out, "auto", "auto", None, "auto"))
+    began = time.perf_counter()
+    loaded = Avatar.from_bundle(avatar)
+    say(loaded, [Task(audio, out)], 1, time.perf_counter() - began)
     _OUT.print(
         "\nWhat to try next:\n"
-        f"  synctalk speak {_shown(avatar)} YOUR_SPEECH.wav -o hello.mp4     your own words\n"
+        f"  synctalk speak {shown(avatar)} YOUR_SPEECH.wav -o hello.mp4     your own words\n"
         "  synctalk doctor                                  what this machine can do\n"
         "  synctalk prepare YOUR_VIDEO.mp4 -o dataset       train your own avatar (README.md)"
-    )
-
-
-def _shown(path: Path) -> str:
-    """A path as short as it can be given from here."""
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
-
-
-def _speak(
-    avatar_path: Path,
-    audio: Path,
-    out: Path,
-    backend: str,
-    device: str,
-    threads: int | None,
-    precision: str,
-    allow_expired: bool = False,
-) -> str:
-    """Speak with a progress bar; where the file is and how fast it went."""
-    from synctalk.audio import frame_count
-    from synctalk.avatar import Avatar, Frame
-    from synctalk.media import read_audio
-
-    started = time.perf_counter()
-    avatar = Avatar.from_bundle(
-        avatar_path, device, backend, threads, precision, allow_expired_consent=allow_expired
-    )
-    loaded = time.perf_counter()
-    samples, rate = read_audio(audio)
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    render_ms = 0.0
-    with Progress(*columns, console=_ERR, transient=True, disable=not _ERR.is_terminal) as progress:
-        bar = progress.add_task(
-            f"{avatar_path.name} speaks", total=frame_count(len(samples), rate, avatar.fps)
-        )
-
-        def advance(frame: Frame) -> None:
-            nonlocal render_ms
-            render_ms += frame.render_ms
-            progress.advance(bar)
-
-        n_frames = avatar.save(out, samples, rate, on_frame=advance)
-    taken = time.perf_counter() - loaded
-    seconds = n_frames / avatar.fps
-    return (
-        f"{_shown(out)}: {n_frames} frames of {avatar.size[0]} x {avatar.size[1]}, {seconds:.1f} s\n"
-        f"  {n_frames / taken:.0f} fps, {seconds / taken:.1f} x real time with encoding "
-        f"({render_ms / n_frames:.1f} ms a frame without; {avatar.info()['backend']}); "
-        f"loaded in {loaded - started:.1f} s"
     )
 
 
@@ -289,6 +214,7 @@ def verify(
         _OUT.print(f"signed with {check_signature(avatar, key)}; not one byte was changed since")
 
 
+app.command(rich_help_panel=_USE)(speak)
 app.command(rich_help_panel=_USE)(serve)
 app.command(rich_help_panel=_CHECK)(bench)
 app.command(rich_help_panel=_CHECK)(detect)
