@@ -368,6 +368,42 @@ def test_a_push_waits_for_room() -> None:
     assert asyncio.run(main()) == 100
 
 
+def test_sound_that_waits_for_room_is_dropped_by_an_interruption() -> None:
+    limits = Limits(pending_s=0.5)
+
+    async def in_loop() -> float:
+        async with AVATAR.session(pace="fast", limits=limits) as session:
+            await session.push_audio(_sound(1.0), RATE)
+            waiting = asyncio.create_task(session.push_audio(_sound(1.0), RATE))
+            await asyncio.sleep(0.05)
+            session.interrupt()
+            await waiting
+            return session.stats.pending_ms
+
+    assert asyncio.run(in_loop()) == 0.0
+    with AVATAR.sync_session(pace="fast", limits=limits) as session:
+        session.push_audio(_sound(1.0), RATE)
+        waiting = threading.Thread(target=session.push_audio, args=(_sound(1.0), RATE))
+        waiting.start()
+        time.sleep(0.05)
+        session.interrupt()
+        waiting.join(5.0)
+        assert session.stats.pending_ms == 0.0
+
+
+def test_frames_say_where_their_sound_lies_in_the_utterance() -> None:
+    clock, executor, session = _simulated()
+    with session:
+        for _ in range(2):
+            session.push_audio(_sound(0.5, 8_000), 8_000)
+            session.flush()
+        frames = list(_frames(clock, executor, session, 1.5))
+    at = [frame.sound_pts_samples for frame in frames if frame.sound_pts_samples is not None]
+    assert at == 2 * [640 * i for i in range(13)]
+    assert all((frame.sound_pts_samples is not None) or not frame.audio.any() for frame in frames)
+    assert frames[-1].sound_pts_samples is None
+
+
 def test_frames_wait_in_a_bounded_queue() -> None:
     avatar, backend = fake_avatar()
     with avatar.sync_session(pace="fast", idle=False, limits=Limits(ahead_frames=2)) as session:

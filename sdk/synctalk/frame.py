@@ -25,6 +25,9 @@ class Frame:
     """Whether somebody speaks here; where not, the mouth is at rest."""
     end_of_speech: bool
     """Whether this is the last frame of a sound (in a session: of what ``flush`` ended)."""
+    sound_pts_samples: int | None = None
+    """Where ``audio`` begins in the utterance (what was pushed since the last ``flush``), in samples at the avatar's
+    rate; None in idle frames."""
     generation: int = 0
     """Counts interruptions: a frame of an older generation is stale."""
     render_ms: float = 0.0

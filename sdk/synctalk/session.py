@@ -15,9 +15,9 @@ import asyncio
 import threading
 from abc import ABC, abstractmethod
 from types import TracebackType
-from typing import Protocol
+from typing import Any, Protocol
 
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from synctalk.audio import as_samples
 from synctalk.control import Control
@@ -75,6 +75,10 @@ class _Base(ABC):
     def _push(self, chunk: ArrayLike | bytes, sample_rate: int) -> None:
         self._timeline.push(as_samples(chunk), sample_rate)
         self._executor.wake()
+
+    def _must_wait(self, samples: NDArray[Any], sample_rate: int) -> bool:
+        timeline = self._timeline
+        return not timeline.is_closed and not timeline.has_room(len(samples) / max(1, sample_rate))
 
     def _take(self) -> Frame | None:
         frame = self._timeline.take(self._executor.clock())
@@ -140,16 +144,17 @@ class Session(_Base):
     async def push_audio(self, chunk: ArrayLike | bytes, sample_rate: int) -> None:
         """Append sound: samples [n] or [n, channels] of int16, int32, uint8 or float, or bytes (16-bit mono).
 
-        Waits while ``Limits.pending_s`` of sound wait to be spoken; a push of any length fits where none waits.
+        Waits while ``Limits.pending_s`` of sound wait to be spoken; a push of any length fits where none waits. What is
+        still waiting when an interruption comes is dropped like the rest.
         Raises: MediaError: no sound; ValueError: another rate inside an utterance; CapacityError: it waited and no
         frame was taken; RuntimeError: the session is closed.
         """
-        samples = as_samples(chunk)
-        while not self._timeline.is_closed and not self._timeline.has_room(
-            len(samples) / max(1, sample_rate)
-        ):
+        samples, generation = as_samples(chunk), self._timeline.generation
+        while self._must_wait(samples, sample_rate):
             if not await self._room.wait(self._timeline.limits.stall_s):
                 raise self._full()
+            if self._timeline.generation != generation:
+                return
         self._push(samples, sample_rate)
 
     async def swap(self, avatar: _Staged) -> None:
@@ -275,13 +280,13 @@ class SyncSession(_Base):
 
     def push_audio(self, chunk: ArrayLike | bytes, sample_rate: int) -> None:
         """As ``Session.push_audio``. It waits for room only while another thread takes frames."""
-        samples = as_samples(chunk)
-        while not self._timeline.is_closed and not self._timeline.has_room(
-            len(samples) / max(1, sample_rate)
-        ):
+        samples, generation = as_samples(chunk), self._timeline.generation
+        while self._must_wait(samples, sample_rate):
             with self._condition:
                 if not self._condition.wait(self._timeline.limits.stall_s):
                     raise self._full()
+            if self._timeline.generation != generation:
+                return
         self._push(samples, sample_rate)
 
     def swap(self, avatar: _Staged) -> None:

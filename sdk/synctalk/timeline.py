@@ -97,8 +97,7 @@ class Plan:
     generation: int
     due: float
     audio: Float
-    is_speaking: bool
-    is_last: bool
+    spoken: Spoken | None
     utterance: Utterance | None
     mouth: Mouth
     stage: Stage
@@ -234,7 +233,7 @@ class Timeline:
                 self._shown = plan.mouth
             if plan.utterance is not None:
                 plan.utterance.played_s += len(ready.frame.audio) / self.sample_rate
-                if plan.is_last:
+                if ready.frame.end_of_speech:
                     self._utterances.popleft()
             return ready.frame
 
@@ -250,6 +249,11 @@ class Timeline:
         with self._lock:
             pending = self._pending_s()
             return not self._utterances or pending + seconds <= self.limits.pending_s
+
+    @property
+    def generation(self) -> int:
+        """Interruptions so far."""
+        return self._generation
 
     @property
     def is_drained(self) -> bool:
@@ -382,8 +386,7 @@ class Timeline:
             generation=self._generation,
             due=due,
             audio=audio,
-            is_speaking=spoken is not None and spoken.is_speaking,
-            is_last=spoken is not None and spoken.is_last,
+            spoken=spoken,
             utterance=utterance,
             mouth=mouth,
             stage=self.stage,
@@ -425,13 +428,15 @@ class Timeline:
 
     def finish(self, plan: Plan, image: NDArray[np.uint8], now: float) -> Frame | None:
         """Hand over a drawn frame; None where it is stale."""
+        spoken, frame_samples = plan.spoken, plan.stage.frame_samples
         frame = Frame(
             image=image,
             index=plan.index,
-            pts_samples=plan.index * plan.stage.frame_samples,
+            pts_samples=plan.index * frame_samples,
             audio=plan.audio,
-            speaking=plan.is_speaking,
-            end_of_speech=plan.is_last,
+            speaking=spoken is not None and spoken.is_speaking,
+            end_of_speech=spoken is not None and spoken.is_last,
+            sound_pts_samples=None if spoken is None else spoken.index * frame_samples,
             generation=plan.generation,
             render_ms=1000.0 * (time.perf_counter() - plan.began),
         )
