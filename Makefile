@@ -1,9 +1,10 @@
 # make demo   set everything up and let the demo avatar speak        make test   set up what tests need, and test
-# make setup  the virtual environment with the core only             make lint | sanitize | format | clean
+# make setup  the virtual environment with the core only             make lint | sanitize | integrations | format | clean
 SHELL := /bin/bash
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
+INTEGRATIONS := .venv-integrations
 # CUDA kernels are built where there is a GPU; ask with SYNCTALK_CUDA=ON elsewhere.
 export SYNCTALK_CUDA ?= $(if $(wildcard /dev/nvidia0),AUTO,OFF)
 BUILD_INPUTS := pyproject.toml setup.py CMakeLists.txt sdk/synctalk/_version.py $(wildcard csrc/*)
@@ -11,7 +12,7 @@ SYSTEM_LIBRARIES := libgl1 libegl1 libgles2 libglib2.0-0 espeak-ng chromium
 PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip --disable-pip-version-check install --quiet
 CPP := $(wildcard csrc/*.h csrc/*.cpp csrc/*.cu)
 
-.PHONY: setup demo test lint sanitize format clean system
+.PHONY: setup demo test lint sanitize integrations format clean system
 setup: $(VENV)/.core
 
 $(VENV)/.build: pyproject.toml
@@ -59,10 +60,22 @@ test: system $(VENV)/.dev lint
 sanitize: $(VENV)/.dev
 	scripts/sanitize.sh
 
+# LiveKit and Pipecat are large, so they have an environment of their own; synctalk is used as it is built here.
+$(INTEGRATIONS)/.ready: $(VENV)/.core
+	@echo "Installing LiveKit and Pipecat"
+	@$(PYTHON) -m venv $(INTEGRATIONS)
+	@$(BIN)/python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; e = p['optional-dependencies']; \
+	  print(*p['dependencies'], *e['livekit'], *e['pipecat'], *e['test'], sep='\n')" > $@.txt
+	@PYTHONWARNINGS=ignore $(INTEGRATIONS)/bin/python -m pip --disable-pip-version-check install --quiet -r $@.txt
+	@mv $@.txt $@
+
+integrations: $(INTEGRATIONS)/.ready
+	PYTHONPATH=sdk OMP_NUM_THREADS=1 $(INTEGRATIONS)/bin/python -m pytest tests/test_livekit.py tests/test_pipecat.py
+
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CPP)
 
 clean:
-	rm -rf build out dist $(VENV) sdk/*.egg-info *.egg-info sdk/synctalk/_native*.so .pytest_cache .mypy_cache .ruff_cache
+	rm -rf build out dist $(VENV) $(INTEGRATIONS) sdk/*.egg-info *.egg-info sdk/synctalk/_native*.so .pytest_cache .mypy_cache .ruff_cache
