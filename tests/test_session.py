@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from synctalk import Avatar, CapacityError, Executor, Frame, Interrupted, Limits, MediaError, SyncSession
 from synctalk.audio import resample
 from synctalk.spec import preset
+from synctalk.timeline import Timeline
 
 RATE = 16_000
 AVATAR = Avatar.mock()
@@ -105,6 +106,20 @@ def test_the_synchronous_twin_gives_the_same() -> None:
         session.flush()
         _same(list(session.frames()), expected)
         assert list(session.frames()) == []
+
+
+def test_due_times_do_not_drift_from_the_audio_clock() -> None:
+    """Ten minutes without drawing, on a machine that has been up for four months."""
+    timeline, picture = Timeline(AVATAR.stage, pace="realtime", idle=True), np.zeros((64, 64, 3), np.uint8)
+    now = started = 1e7
+    for i in range(15_000):
+        while (plan := timeline.plan(now)) is None:
+            now += 0.01
+        timeline.finish(plan, picture, now)
+        frame = timeline.take(plan.due)
+        assert frame is not None and frame.pts_samples == 640 * i
+        assert abs(plan.due - (started + 0.04) - frame.pts_samples / RATE) < 1e-6
+    assert timeline.stats().restarts == 0
 
 
 def test_a_frame_is_due_every_40_ms_of_the_clock() -> None:
