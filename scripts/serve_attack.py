@@ -165,14 +165,11 @@ async def _drain(client: ClientConnection) -> None:
             pass
 
 
-_SDP = """v=0
-o=- 1 2 IN IP4 127.0.0.1
-s=-
-t=0 0
-a=group:BUNDLE 0 1
-m=video 9 UDP/TLS/RTP/SAVPF 96
+def _section(mid: int, kind: str, payload: int, codec: str) -> str:
+    """One medium of an offer."""
+    return f"""m={kind} 9 UDP/TLS/RTP/SAVPF {payload}
 c=IN IP4 0.0.0.0
-a=mid:0
+a=mid:{mid}
 a=recvonly
 a=rtcp-mux
 a=ice-ufrag:abcd
@@ -180,18 +177,15 @@ a=ice-pwd:abcdefghijklmnopqrstuvwx
 a=fingerprint:sha-256 AA:BB
 a=setup:actpass
 a=candidate:1 1 udp 2130706431 10.0.0.1 5000 typ host
-a=rtpmap:96 H264/90000
-m=audio 9 UDP/TLS/RTP/SAVPF 111
-c=IN IP4 0.0.0.0
-a=mid:1
-a=recvonly
-a=rtcp-mux
-a=ice-ufrag:abcd
-a=ice-pwd:abcdefghijklmnopqrstuvwx
-a=fingerprint:sha-256 AA:BB
-a=setup:actpass
-a=rtpmap:111 opus/48000/2
+a=rtpmap:{payload} {codec}
 """
+
+
+_SDP = (
+    "v=0\no=- 1 2 IN IP4 127.0.0.1\ns=-\nt=0 0\na=group:BUNDLE 0 1\n"
+    + _section(0, "video", 96, "H264/90000")
+    + _section(1, "audio", 111, "opus/48000/2")
+)
 
 
 async def sdp(target: Target, n: int) -> None:
@@ -305,7 +299,7 @@ ATTACKS: dict[str, tuple[Attack, int]] = {
     "sdp": (sdp, 300),
     "huge": (huge, 30),
     "sounds": (sounds, 1000),
-    "deaf": (deaf, 8),
+    "deaf": (deaf, 12),
     "vanish": (vanish, 300),
 }
 
