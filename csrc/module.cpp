@@ -8,6 +8,7 @@ void bind_field(pybind11::module_& m);
 void bind_lookup(pybind11::module_& m);
 void bind_peak(pybind11::module_& m);
 void bind_rasterize(pybind11::module_& m);
+void bind_upsampler(pybind11::module_& m);
 #ifdef SYNCTALK_HAS_CUDA
 void bind_cuda(pybind11::module_& m);
 #endif
@@ -21,6 +22,7 @@ PYBIND11_MODULE(_native, m) {
   synctalk::bind_lookup(m);
   synctalk::bind_peak(m);
   synctalk::bind_rasterize(m);
+  synctalk::bind_upsampler(m);
 #ifdef SYNCTALK_HAS_CUDA
   synctalk::bind_cuda(m);
 #else

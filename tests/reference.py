@@ -135,3 +135,32 @@ def composite(
             transmittance *= 1 - opacity
         alpha[r] = 1 - transmittance
     return out, alpha, weights
+
+
+def convolved(picture: Array, weights: Array) -> Array:
+    """Cross-correlation 3 x 3 of [H + 2, W + 2, in] by [out, in, 3, 3]: [H, W, out]."""
+    height, width = picture.shape[0] - 2, picture.shape[1] - 2
+    out = np.zeros((height, width, len(weights)))
+    for y in range(height):
+        for x in range(width):
+            out[y, x] = np.einsum("yxi,oiyx->o", picture[y : y + 3, x : x + 3], weights)
+    return out
+
+
+def upsampled(small: Array, weights: list[Array]) -> Array:
+    """Premultiplied RGBA [H, W, 4] twice as large: bilinear enlargement plus learned details, clipped to 0..1."""
+    height, width, _ = small.shape
+    around = np.pad(small.astype(np.float64), ((1, 1), (1, 1), (0, 0)), mode="edge")
+    details = convolved(around, weights[0].astype(np.float64))
+    for layer in weights[1:]:
+        zeros_around = np.pad(np.maximum(details, 0.0), ((1, 1), (1, 1), (0, 0)))
+        details = convolved(zeros_around, layer.astype(np.float64))
+    out = np.zeros((2 * height, 2 * width, 4))
+    for y, x in itertools.product(range(2 * height), range(2 * width)):
+        row, column = y // 2 + 1, x // 2 + 1
+        far_row, far_column = row + (1 if y % 2 else -1), column + (1 if x % 2 else -1)
+        near = 0.75 * around[row, column] + 0.25 * around[row, far_column]
+        far = 0.75 * around[far_row, column] + 0.25 * around[far_row, far_column]
+        detail = details[y // 2, x // 2].reshape(2, 2, 4)[y % 2, x % 2]
+        out[y, x] = 0.75 * near + 0.25 * far + detail
+    return out.clip(0.0, 1.0)

@@ -16,3 +16,6 @@ COMPOSITE = 2e-6
 
 CENTRAL_DIFFERENCE = 1e-6
 """Relative: analytic gradients of the float64 twin against central differences."""
+
+UPSAMPLER = 3e-6
+"""Absolute, pictures of 0..1: float32 sums of some hundred products, four layers deep."""

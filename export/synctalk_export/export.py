@@ -19,7 +19,7 @@ from synctalk.manifest import Frame, Manifest
 
 from .calibrate import activation_ranges
 from .onnx_models import audio_model, colour_model, head_model
-from .parity import Check, check_parity, half_check, int16_check
+from .parity import Check, check_parity, half_check, int16_check, upsampler_checks
 from .planes import node_planes
 from .subject import Subject
 from .track import choose_span, encode_plate, encode_png
@@ -66,6 +66,9 @@ def export_bundle(
     options = options or ExportOptions()
     say = say or (lambda _: None)
     _check_subject(subject)
+    size_checks = upsampler_checks(subject)
+    if not all(check.passed for check in size_checks):
+        subject = replace(subject, spec=replace(subject.spec, upsampler=None), upsampler=None)
     first, end = choose_span(
         subject.takes,
         subject.usable,
@@ -95,8 +98,10 @@ def export_bundle(
         checks = check_parity(subject, open_bundle(draft))
         checks += _half_head(subject, planes, packed, open_bundle(draft), members)
         checks.append(int16_check(open_bundle(draft)))
-    if not checks[-1].passed:
+        is_int16_good = checks[-1].passed
+    if not is_int16_good:
         tensors["field.ranges"] = np.zeros_like(tensors["field.ranges"])  # the run time stays with float32
+    checks += size_checks
     manifest = replace(manifest, training={**subject.training, "parity": _figures(checks)})
     return Exported(Path(out), write_bundle(out, manifest, tensors, members), checks)
 
@@ -147,6 +152,9 @@ def _tensors(subject: Subject, first: int, end: int) -> dict[str, NDArray[Any]]:
         "condition.mean": subject.condition_mean,
         "condition.gain": np.array([subject.condition_gain], np.float32),
     }
+    if subject.upsampler is not None:
+        weights = enumerate(subject.upsampler.weights)
+        tensors |= {f"upsampler.{i}": weight.detach().numpy() for i, weight in weights}
     tensors = {name: np.ascontiguousarray(values, np.float32) for name, values in tensors.items()}
     tensors["occupancy"] = np.packbits(subject.occupancy.reshape(-1), bitorder="little")
     return tensors

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from synctalk import _native
 from synctalk.backends import Backend, HeadRequest, create_backend
 from synctalk.backends.field_march import FieldMarcher
 from synctalk.backends.sessions import open_model, open_session, usable_cpus
@@ -20,7 +21,7 @@ from synctalk_trainer.modules import Field
 
 from .subject import Subject
 
-__all__ = ["Check", "check_parity", "int16_check", "parity_table"]
+__all__ = ["Check", "check_parity", "half_check", "int16_check", "parity_table", "upsampler_checks"]
 
 Float = NDArray[np.float32]
 
@@ -36,6 +37,8 @@ _ROUNDING_DB = 46.0
 """What half precision of the planes may cost."""
 _HALF_DB = 55.0
 """What half precision of the networks may cost: less than the planes' rounding."""
+_UPSAMPLED_LOSS_DB = 0.3
+"""What rendering at half the size may cost on frames that were held out."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,28 @@ def half_check(bundle: Bundle, head_model: bytes, half: Sequence[str]) -> Check:
     return _picture_check(
         f"frames: onnx float32 - {' and '.join(half)} in float16", frames[0], frames[1], _HALF_DB
     )
+
+
+def upsampler_checks(subject: Subject, seed: int = 0) -> list[Check]:
+    """The native upsampler against PyTorch's, and what it lost on held-out frames; one that fails is not offered.
+
+    None where the subject has no upsampler.
+    """
+    if subject.upsampler is None:
+        return []
+    generator = np.random.default_rng(seed)
+    small = generator.random((48, 56, 4), np.float32)
+    small[generator.random((48, 56)) < 0.5] = 0.0
+    with torch.no_grad():
+        exact = subject.upsampler(torch.from_numpy(small).permute(2, 0, 1)[None])[0].permute(1, 2, 0).numpy()
+    native = np.empty_like(exact, order="C")
+    _native.Upsampler([weight.detach().numpy() for weight in subject.upsampler.weights]).apply(small, native)
+    scores = subject.upsampler_figures
+    loss = max(scores["full"][region] - scores["half"][region] for region in ("psnr_full", "psnr_head"))
+    return [
+        Check("upsampler: torch - native", float(np.abs(exact - native).max()), _COLOUR_TOLERANCE),
+        Check("held-out frames: dB lost at half size", max(0.0, loss), _UPSAMPLED_LOSS_DB),
+    ]
 
 
 def _session_marcher(bundle: Bundle, head: Any, colour: Any) -> FieldMarcher:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from synctalk.manifest import Placement
 from synctalk.spec import Spec
 from synctalk_trainer.modules import Field
 from synctalk_trainer.split import split
+from synctalk_trainer.upsampler import Upsampler, load_upsampler
 from torch import nn
 
 if TYPE_CHECKING:
@@ -60,6 +61,10 @@ class Subject:
     """[S, S, 3]"""
     training: dict[str, Any] = field(default_factory=dict)
     """Figures for the manifest: plain JSON types"""
+    upsampler: Upsampler | None = None
+    """As ``spec.upsampler`` says"""
+    upsampler_figures: dict[str, Any] = field(default_factory=dict)
+    """What ``train_upsampler`` found on held-out frames"""
 
 
 def subject_of(run: Run, name: str) -> Subject:
@@ -72,9 +77,10 @@ def subject_of(run: Run, name: str) -> Subject:
     usable = np.zeros(data.n_frames, bool)
     usable[trained] = True
     rotation, translation = run.poses
+    upsampler, upsampler_figures = load_upsampler(run) or (None, {})
     return Subject(
         name=name,
-        spec=run.spec,
+        spec=replace(run.spec, upsampler=upsampler.spec if upsampler else None),
         field=run.model.field,
         audio=run.model.audio,
         occupancy=run.occupancy,
@@ -98,6 +104,8 @@ def subject_of(run: Run, name: str) -> Subject:
             "seconds": round(run.seconds_trained, 1),
             "frames": len(trained),
         },
+        upsampler=upsampler,
+        upsampler_figures=upsampler_figures,
     )
 
 

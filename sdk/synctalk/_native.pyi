@@ -118,6 +118,10 @@ class Field:
 
 def paste(head: Float, plate: NDArray[np.uint8], out: NDArray[np.uint8]) -> None: ...
 
+class Upsampler:
+    def __init__(self, weights: list[Float]) -> None: ...
+    def apply(self, small: Float, out: Float) -> None: ...
+
 class Renderer:
     def __init__(
         self,

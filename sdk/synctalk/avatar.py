@@ -58,6 +58,7 @@ class Avatar:
         backend: str = "auto",
         threads: int | None = None,
         precision: str = "auto",
+        detail: str = "auto",
         *,
         watermark: bool = True,
         allow_expired_consent: bool = False,
@@ -67,13 +68,16 @@ class Avatar:
         path: a ``.avatar`` file or folder. device: ``auto``, ``cpu`` or ``cuda``. backend: ``auto`` takes the fastest
         that works here; a named one works or raises. threads: CPU threads, None for all this process may use.
         precision: ``auto`` takes the fastest that export found good; or ``float32``, ``int16``.
+        detail: ``auto`` renders heads at half the size on CPUs where the bundle can upsample them; or ``full``, ``half``.
         watermark: mark every frame invisibly; without, the app itself must see to it that its pictures are known as
         made by AI. allow_expired_consent: load, and log, what is otherwise refused.
         Raises: BundleError: missing, damaged or newer; BackendError: what was asked for cannot work here.
         """
         bundle = open_bundle(Path(path))
         check_consent(bundle.manifest, allow_expired=allow_expired_consent)
-        chosen = create_backend(backend, bundle, device=device, threads=threads, precision=precision)
+        chosen = create_backend(
+            backend, bundle, device=device, threads=threads, precision=precision, detail=detail
+        )
         return Avatar(bundle, chosen, watermark=watermark)
 
     @staticmethod

@@ -82,6 +82,8 @@ def tensor_shapes(spec: Spec, n_track: int) -> dict[str, tuple[str, tuple[int, .
     }
     for network, layers in weights.items():
         shapes |= {f"field.{network}.{i}": ("float32", shape) for i, shape in enumerate(layers)}
+    if spec.upsampler is not None:
+        shapes |= {f"upsampler.{i}": ("float32", shape) for i, shape in enumerate(spec.upsampler.shapes)}
     vectors = {
         "field.appearance": (design.appearance,),
         "track.rotation": (n_track, 3, 3),

@@ -202,5 +202,10 @@ def _check_values(manifest: Manifest, lookahead_ms: float) -> None:
         raise _manifest_error("camera.focal_px and placement.side must be positive")
     if not 1 <= grid.occupancy_resolution <= 1024 or not grid.step_m > 0 or grid.max_samples < 1:
         raise _manifest_error("spec.field: occupancy_resolution, step_m or max_samples is out of range")
+    if (up := manifest.spec.upsampler) is not None:
+        if up.width % 16 or not 16 <= up.width <= 256 or not 1 <= up.layers <= 8:
+            raise _manifest_error("spec.upsampler: expected 1 to 8 layers of 16, 32 ... 256 channels")
+        if frame.width % 2 or frame.height % 2:
+            raise _manifest_error("spec.upsampler: the frame's sides must be even")
     if not math.isclose(lookahead_ms, manifest.lookahead_ms, abs_tol=1e-3):
         raise _manifest_error(f"lookahead_ms is {lookahead_ms}, the spec says {manifest.lookahead_ms}")

@@ -45,6 +45,9 @@ def speak(
         str,
         typer.Option(metavar="NAME", help="auto, float32 or int16 (fast, native-cpu; 60 dB from float32)."),
     ] = "auto",
+    detail: Annotated[
+        str, typer.Option(metavar="NAME", help="auto, full or half (heads at half the size, upsampled).")
+    ] = "auto",
     allow_expired_consent: Annotated[
         bool, typer.Option(help="Use an avatar although the consent to its use has ended; it is logged.")
     ] = False,
@@ -86,6 +89,7 @@ def speak(
         backend,
         render_threads(threads or usable_cpus(), jobs, backend),
         precision,
+        detail,
         allow_expired_consent=allow_expired_consent,
     )
     say(loaded, tasks, jobs, time.perf_counter() - began)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import math
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ __all__ = [
     "GridSpec",
     "Level",
     "Spec",
+    "UpsamplerSpec",
     "preset",
 ]
 
@@ -231,6 +233,25 @@ class FieldSpec:
 
 
 @dataclass(frozen=True)
+class UpsamplerSpec:
+    """The network that makes a head rendered at half the size as large as the frame: bilinear enlargement plus details.
+
+    3 x 3 convolutions without bias at the small size, ReLU between them; the last one's channels are the details of
+    the four pixels that a pixel becomes, ordered (row, column, channel). Source: Shi et al. 2016 (sub-pixel convolution).
+    """
+
+    width: int = 16
+    """Channels of the inner layers, a multiple of 16."""
+    layers: int = 4
+
+    @property
+    def shapes(self) -> tuple[tuple[int, int, int, int], ...]:
+        """Weight shapes [out, in, 3, 3], first layer first: from premultiplied RGBA to that of four pixels."""
+        widths = [4, *[self.width] * (self.layers - 1), 16]
+        return tuple((n_out, n_in, 3, 3) for n_in, n_out in itertools.pairwise(widths))
+
+
+@dataclass(frozen=True)
 class Spec:
     """A whole avatar: name of the preset, field, audio, frame rate."""
 
@@ -238,10 +259,15 @@ class Spec:
     fps: int = 25
     field: FieldSpec = dataclasses.field(default_factory=FieldSpec)
     audio: AudioSpec = dataclasses.field(default_factory=AudioSpec)
+    upsampler: UpsamplerSpec | None = None
+    """For heads rendered at half the size; None where none was trained."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types, for manifests and run files."""
-        return dataclasses.asdict(self)
+        values = dataclasses.asdict(self)
+        if self.upsampler is None:
+            del values["upsampler"]  # as before there were any: older versions read it
+        return values
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> Spec:
@@ -254,8 +280,11 @@ class Spec:
         for key in ("expression_names", "box_min_m", "box_max_m"):
             field_values[key] = tuple(field_values[key])
         audio = AudioSpec(**_checked(AudioSpec, values.get("audio"), "audio"))
-        top = dict(_checked(Spec, values, "spec"))
-        return Spec(top["name"], top["fps"], FieldSpec(**field_values), audio)
+        upsampler = None
+        if values.get("upsampler") is not None:
+            upsampler = UpsamplerSpec(**_checked(UpsamplerSpec, values["upsampler"], "upsampler"))
+        top = _checked(Spec, {"upsampler": None} | values, "spec")
+        return Spec(top["name"], top["fps"], FieldSpec(**field_values), audio, upsampler)
 
     @cached_property
     def digest(self) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["evaluate", "prepare", "synthesize", "train"]
+__all__ = ["evaluate", "prepare", "synthesize", "train", "train_upsampler"]
 
 
 def evaluate(
@@ -255,3 +255,53 @@ def synthesize(
 
     video = render_clip(out, seconds, size, seed, head, fps, "babble" if babble else "espeak", turn, grain)
     Console(highlight=False).print(f"{video}\n{out / 'truth.npz'}")
+
+
+def train_upsampler(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder that `synctalk train -o` wrote.")],
+    minutes: Annotated[float, typer.Option(min=0.01, help="How long to train.")] = 4.0,
+    width: Annotated[int, typer.Option(help="Channels: 16, or 32 (better, three times the work).")] = 16,
+    layers: Annotated[int, typer.Option(min=1, max=8, help="Convolutions.")] = 4,
+    dataset: Annotated[
+        Path | None, typer.Option(help="Where the dataset is now, if it moved since the training.")
+    ] = None,
+) -> None:
+    """Teach a run to render heads at half the size and upsample them: a quarter of the work, for 512-pixel avatars on CPUs.
+
+    Judged on held-out frames beside the head at full size; `synctalk export` takes it into the bundle if it costs 0.3
+    dB at most.
+
+    Examples:
+
+      synctalk train-upsampler runs/may
+
+      synctalk train-upsampler runs/may --minutes 10 --width 32
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+    from rich.table import Table
+    from synctalk.errors import TrainingError
+    from synctalk.spec import UpsamplerSpec
+
+    from .run import load_run
+    from .upsampler import train_upsampler as train
+
+    if width not in (16, 32, 48, 64):
+        raise TrainingError(f"--width {width}: choose 16, 32, 48 or 64")
+    console = Console(highlight=False)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("loading", total=1.0)
+        figures = train(
+            load_run(run, dataset),
+            minutes,
+            UpsamplerSpec(width, layers),
+            lambda what, share: bar.update(task, description=what, completed=share),
+        )
+    table = Table(title=f"{figures['frames']} held-out frames", title_justify="left")
+    regions = ("psnr_full", "psnr_head", "psnr_face", "psnr_mouth", "ssim_head", "ssim_mouth")
+    for heading in ("", *regions):
+        table.add_column(heading, justify="left" if not heading else "right")
+    rows = {"full": "full size", "bilinear": "half, enlarged bilinearly", "half": "half, upsampled"}
+    for name, words in rows.items():
+        table.add_row(words, *(f"{figures[name][region]:.3f}" for region in regions))
+    console.print(table)

@@ -17,7 +17,16 @@ from synctalk.bundle import Bundle
 from synctalk.errors import BackendError
 from synctalk.geometry import Camera
 
-__all__ = ["BACKENDS", "DEVICES", "PRECISIONS", "Backend", "BackendEntry", "HeadRequest", "create_backend"]
+__all__ = [
+    "BACKENDS",
+    "DETAILS",
+    "DEVICES",
+    "PRECISIONS",
+    "Backend",
+    "BackendEntry",
+    "HeadRequest",
+    "create_backend",
+]
 
 Float = NDArray[np.float32]
 
@@ -26,6 +35,9 @@ _LOG = logging.getLogger(__name__)
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("auto", "float32", "int16")
 """``auto`` is the fastest that export found to be as good as float32."""
+DETAILS = ("auto", "full", "half")
+"""How large heads are rendered: as the frame, or at half its size and upsampled. ``auto`` is half on CPUs where the bundle
+has an upsampler."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +80,8 @@ class BackendEntry:
     """bundle, device (one of ``DEVICES``), threads, precision (one of ``PRECISIONS``). Raises: BackendError."""
     why_not: Callable[[str], str | None]
     """device -> why this backend cannot work there, with what to do, or None where it can."""
+    is_fast: bool = False
+    """Whether rays are so cheap that ``auto`` renders heads at full size."""
 
 
 def _create_native_cpu(bundle: Bundle, device: str, threads: int | None, precision: str) -> Backend:
@@ -113,7 +127,7 @@ def _why_not_tensorrt(device: str) -> str | None:
 BACKENDS: tuple[BackendEntry, ...] = (
     BackendEntry("native-cpu", _create_native_cpu, _why_not_native_cpu),
     BackendEntry("onnxruntime", _create_onnxruntime, _why_not_onnxruntime),
-    BackendEntry("tensorrt", _create_tensorrt, _why_not_tensorrt),
+    BackendEntry("tensorrt", _create_tensorrt, _why_not_tensorrt, is_fast=True),
 )
 """All backends; ``auto`` takes the first that works."""
 
@@ -124,14 +138,15 @@ def create_backend(
     device: str = "auto",
     threads: int | None = None,
     precision: str = "auto",
+    detail: str = "full",
     table: tuple[BackendEntry, ...] = BACKENDS,
 ) -> Backend:
     """The backend of that name, or for ``auto`` the first of the table that works (the choice is logged).
 
     device: one of ``DEVICES``; threads: how many it may use, None for all CPUs of the process;
-    precision: one of ``PRECISIONS``.
+    precision: one of ``PRECISIONS``; detail: one of ``DETAILS``.
 
-    Raises: BackendError: an unknown name, device or precision, or the backend cannot work here, with the reason.
+    Raises: BackendError: an unknown name, device, precision or detail, or the backend cannot work here, with the reason.
     """
     if device not in DEVICES:
         raise BackendError(f"unknown device {device!r}: choose {', '.join(DEVICES)}")
@@ -139,14 +154,24 @@ def create_backend(
         raise BackendError(f"unknown precision {precision!r}: choose {', '.join(PRECISIONS)}")
     if threads is not None and threads < 1:
         raise ValueError(f"threads: expected 1 or more, got {threads}")
+    if detail not in DETAILS:
+        raise BackendError(f"unknown detail {detail!r}: choose {', '.join(DETAILS)}")
+
+    def create(entry: BackendEntry) -> Backend:
+        backend = entry.create(bundle, device, threads, precision)
+        is_half = detail == "half" or (
+            detail == "auto" and bundle.manifest.spec.upsampler is not None and not entry.is_fast
+        )
+        return _half_size(backend, bundle) if is_half else backend
+
     if name != "auto":
-        return _entry(name, table).create(bundle, device, threads, precision)
+        return create(_entry(name, table))
     lost: list[str] = []
     for i, entry in enumerate(table):
         reason = entry.why_not(device)
         if reason is None:
             try:
-                backend = entry.create(bundle, device, threads, precision)
+                backend = create(entry)
             except BackendError as error:
                 reason = str(error)
             else:
@@ -157,6 +182,12 @@ def create_backend(
                 return backend
         lost.append(f"{entry.name}: {reason}")
     raise BackendError(f"no backend works on device {device!r}: {'; '.join(lost)}")
+
+
+def _half_size(backend: Backend, bundle: Bundle) -> Backend:
+    from .half_size import HalfSize
+
+    return HalfSize(backend, bundle)
 
 
 def _entry(name: str, table: tuple[BackendEntry, ...]) -> BackendEntry:

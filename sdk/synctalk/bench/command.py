@@ -26,6 +26,9 @@ def bench(
         int | None, typer.Option(metavar="N", min=1, help="CPU threads; all by default.")
     ] = None,
     precision: Annotated[str, typer.Option(metavar="NAME", help="auto, float32 or int16.")] = "auto",
+    detail: Annotated[
+        str, typer.Option(metavar="NAME", help="auto, full or half (heads at half the size, upsampled).")
+    ] = "auto",
     sessions: Annotated[
         int, typer.Option(metavar="N", min=1, help="Streams in turn on the one loaded avatar.")
     ] = 1,
@@ -67,7 +70,16 @@ def bench(
     if plot is not None:
         check_plotting()
     settings = Settings(
-        avatar, audio or SENTENCE, backend, device, threads, precision, sessions, seconds, baseline
+        avatar,
+        audio or SENTENCE,
+        backend,
+        device,
+        threads,
+        precision,
+        detail,
+        sessions,
+        seconds,
+        baseline,
     )
     errors = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())

@@ -17,6 +17,7 @@ import synctalk
 from synctalk._version import __version__
 from synctalk.avatar import Avatar
 from synctalk.backends import Backend, create_backend
+from synctalk.backends.half_size import HalfSize, half_sized
 from synctalk.backends.sessions import usable_cpus
 from synctalk.bundle import Bundle, open_bundle
 from synctalk.errors import BackendError, BundleError
@@ -49,6 +50,7 @@ class Settings:
     device: str = "auto"
     threads: int | None = None
     precision: str = "auto"
+    detail: str = "auto"
     sessions: int = 1
     seconds: float = 10.0
     with_baselines: bool = False
@@ -71,7 +73,9 @@ def benchmark(settings: Settings, on_progress: Progress = lambda what, share: No
     """
     bundle = open_bundle(settings.bundle)
     sound = read_audio(settings.audio)
-    backend = create_backend(settings.backend, bundle, settings.device, settings.threads, settings.precision)
+    backend = create_backend(
+        settings.backend, bundle, settings.device, settings.threads, settings.precision, settings.detail
+    )
     settings = replace(settings, backend=backend.name)
     fresh = _fresh(settings, sound, on_progress)
     clock = StageClock()
@@ -95,6 +99,7 @@ def benchmark(settings: Settings, on_progress: Progress = lambda what, share: No
         "backend": backend.name,
         "device": settings.device,
         "threads": threads,
+        "detail": "half" if isinstance(backend, HalfSize) else "full",
         "sessions": settings.sessions,
         "size": list(avatar.size),
         **frame_figures(frame_s, settings.sessions, avatar.fps),
@@ -121,6 +126,7 @@ def _fresh(settings: Settings, sound: tuple[Float, int], on_progress: Progress) 
         "device": settings.device,
         "threads": settings.threads,
         "precision": settings.precision,
+        "detail": settings.detail,
     }
     found = []
     with tempfile.TemporaryDirectory() as folder:
@@ -189,9 +195,12 @@ def _field_figures(
         "peak_share": None,
         "notes": {},
     }
+    requests = timed.requests
+    if isinstance(backend, HalfSize):
+        backend, requests = backend.whole, [half_sized(request) for request in requests]
     try:
         progress("samples", 0.0)
-        work = field_work(bundle, timed.requests)
+        work = field_work(bundle, requests)
     except (BackendError, BundleError) as error:
         return figures | {"notes": {"field": str(error)}}
     if not work.n_samples:

@@ -1,0 +1,248 @@
+"""The upsampler of a trained run: heads rendered at half the size become as large as the frame.
+
+The field is left as it is. Its half-size pictures of training frames are made once; a few small convolutions
+(``UpsamplerSpec``) learn what bilinear enlargement lacks, judged over the frames' own backgrounds.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from synctalk.errors import TrainingError
+from synctalk.spec import UpsamplerSpec
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .dataset import HEAD
+from .losses import patch_loss
+from .measure import Regions, compose, own_background
+from .rendering import render_head
+from .run import Run, read_json, write_json, write_tensors
+from .split import split
+
+__all__ = ["Upsampler", "load_upsampler", "train_upsampler"]
+
+Float = NDArray[np.float32]
+
+FILE, FIGURES = "upsampler.safetensors", "upsampler.json"
+
+_FRAMES = 400
+_JUDGED = 50
+_PATCH = 64
+"""Side of a training patch, half-size pixels."""
+_PATCHES = 6
+_RATE = 3e-3
+_PAINTED = 10
+"""As in ``scene``: a plate that differs from the picture by more than this was painted there (of 255)."""
+
+
+class Upsampler(nn.Module):
+    """Premultiplied RGBA [B, 4, H, W] -> [B, 4, 2 H, 2 W] in 0..1."""
+
+    def __init__(self, spec: UpsamplerSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.weights = nn.ParameterList()
+        for shape in spec.shapes:
+            bound = math.sqrt(6.0 / (shape[1] * 9))
+            self.weights.append(nn.Parameter(torch.empty(shape).uniform_(-bound, bound)))
+        nn.init.zeros_(self.weights[-1])
+
+    def forward(self, small: Tensor) -> Tensor:
+        """Bilinear enlargement plus details; the picture goes on beyond its edges as it ends there."""
+        padded = F.pad(small, (1, 1, 1, 1), mode="replicate")
+        details = padded
+        for i, weight in enumerate(self.weights):
+            details = F.conv2d(details if i == 0 else F.relu(details), weight, padding=min(i, 1))
+        n, _, height, width = details.shape
+        details = details.view(n, 2, 2, 4, height, width).permute(0, 3, 4, 1, 5, 2)
+        enlarged = F.interpolate(padded, scale_factor=2, mode="bilinear", align_corners=False)
+        return (enlarged[..., 2:-2, 2:-2] + details.reshape(n, 4, 2 * height, 2 * width)).clamp(0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class _Example:
+    """A training frame at half the size."""
+
+    frame: int
+    small: NDArray[np.float16]
+    """[H / 2, W / 2, 4]"""
+    box: tuple[int, int, int, int]
+    """y0, y1, x0, x1 of the head in it"""
+
+
+def train_upsampler(
+    run: Run, minutes: float, spec: UpsamplerSpec, on_progress: Callable[[str, float], None]
+) -> dict[str, Any]:
+    """Train the upsampler of a run; writes it and its figures into the run's folder and returns the figures.
+
+    on_progress: called with what is done and the share of it. Raises: TrainingError: frames of odd sides, no head.
+    """
+    camera = run.camera
+    if camera.width % 2 or camera.height % 2:
+        raise TrainingError(
+            f"frames of {camera.width} x {camera.height} pixels have no half: prepare the clip with an even --size"
+        )
+    train, held = split(run.dataset.takes, run.dataset.n_frames, run.settings.holdout, run.dataset.valid)
+    examples = []
+    chosen = _spread(train, _FRAMES)
+    for i, frame in enumerate(chosen):
+        on_progress("half-size pictures", i / len(chosen))
+        if (example := _example(run, int(frame))) is not None:
+            examples.append(example)
+    if not examples:
+        raise TrainingError("no training frame shows a head: train the run longer")
+    torch.manual_seed(run.settings.seed)
+    network = Upsampler(spec)
+    seconds = _fit(network, run, examples, 60 * minutes, on_progress)
+    figures = {"width": spec.width, "layers": spec.layers, "seconds": round(seconds, 1)}
+    figures |= _judge(network, run, _spread(held if len(held) else train, _JUDGED), on_progress)
+    write_tensors(run.path / FILE, dict(network.state_dict()))
+    write_json(run.path / FIGURES, figures)
+    return figures
+
+
+def load_upsampler(run: Run) -> tuple[Upsampler, dict[str, Any]] | None:
+    """The upsampler of a run and its figures; None where none was trained.
+
+    Raises: TrainingError: damaged.
+    """
+    from safetensors.torch import load_file
+
+    if not (run.path / FILE).exists():
+        return None
+    figures = read_json(run.path / FIGURES, "run `synctalk train-upsampler` again")
+    network = Upsampler(UpsamplerSpec(figures["width"], figures["layers"]))
+    try:
+        network.load_state_dict(load_file(run.path / FILE))
+    except RuntimeError as error:
+        raise TrainingError(
+            f"{run.path / FILE} is damaged ({error}): run `synctalk train-upsampler` again"
+        ) from None
+    return network.eval().requires_grad_(False), figures
+
+
+def _spread(frames: NDArray[np.int64], n: int) -> NDArray[np.int64]:
+    chosen: NDArray[np.int64] = frames[np.linspace(0, len(frames) - 1, min(n, len(frames))).astype(int)]
+    return chosen
+
+
+def _half(run: Run, frame: int) -> Float:
+    """The head at half the size, premultiplied RGBA."""
+    camera = run.camera.resized(run.camera.width // 2, run.camera.height // 2)
+    return render_head(
+        run.model.field,
+        run.occupancy_grid,
+        camera,
+        run.dataset.rotation[frame],
+        run.dataset.translation[frame],
+        torch.from_numpy(run.condition_of(frame)),
+        torch.from_numpy(run.expression[frame]),
+        torch.from_numpy(run.appearance_of(frame)),
+    )
+
+
+def _example(run: Run, frame: int) -> _Example | None:
+    small = _half(run, frame).astype(np.float16)
+    is_seen = small[..., 3] > 0.01
+    rows, columns = np.flatnonzero(is_seen.any(axis=1)), np.flatnonzero(is_seen.any(axis=0))
+    if not len(rows):
+        return None
+    return _Example(frame, small, (int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1))
+
+
+def _fit(
+    network: Upsampler,
+    run: Run,
+    examples: list[_Example],
+    seconds: float,
+    on_progress: Callable[[str, float], None],
+) -> float:
+    """Fit the network for so long; the seconds it took."""
+    generator = np.random.default_rng(run.settings.seed)
+    optimiser = torch.optim.Adam(network.parameters(), lr=_RATE)
+    began = time.monotonic()
+    step = 0
+    while (gone := time.monotonic() - began) < seconds:
+        fraction = gone / seconds
+        on_progress("upsampler", fraction)
+        optimiser.param_groups[0]["lr"] = _RATE * min(1.0, (step + 1) / 50) * 10 ** (-1.5 * fraction)
+        small, truth, behind = _patches(run, examples, generator)
+        rgba = network(small)
+        shown = rgba[:, :3] + (1 - rgba[:, 3:]) * behind
+        loss = ((shown - truth) ** 2 + 1e-6).sqrt().mean() + 0.05 * patch_loss(shown, truth)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        step += 1
+    return time.monotonic() - began
+
+
+def _patches(
+    run: Run, examples: list[_Example], generator: np.random.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Half-size patches [B, 4, P, P], what they must show [B, 3, 2 P, 2 P], and what is behind the head there."""
+    found: tuple[list[Float], ...] = ([], [], [])
+    for _ in range(_PATCHES):
+        example = examples[int(generator.integers(len(examples)))]
+        height, width = example.small.shape[:2]
+        side = min(_PATCH, height, width)
+        y0, y1, x0, x1 = example.box
+        y = _corner(generator, y0, y1, side, height)
+        x = _corner(generator, x0, x1, side, width)
+        large = np.s_[2 * y : 2 * (y + side), 2 * x : 2 * (x + side)]
+        truth, behind = _seen(run, example.frame, large)
+        found[0].append(example.small[y : y + side, x : x + side].astype(np.float32))
+        found[1].append(truth)
+        found[2].append(behind)
+    small, truths, behinds = (torch.from_numpy(np.stack(part)).permute(0, 3, 1, 2) for part in found)
+    return small, truths, behinds
+
+
+def _corner(generator: np.random.Generator, first: int, end: int, side: int, length: int) -> int:
+    """Where a patch begins that shows some of [first, end)."""
+    at = generator.integers(first - side // 4, max(first - side // 4 + 1, end - 3 * side // 4))
+    return int(np.clip(at, 0, length - side))
+
+
+def _seen(run: Run, frame: int, part: tuple[slice, slice]) -> tuple[Float, Float]:
+    """The picture, and what is behind the head: the picture itself where the head has no reason to be (``scene``)."""
+    data = run.dataset
+    truth, plate = np.asarray(data.frames[frame][part]), np.asarray(data.plates[frame][part])
+    changed = np.abs(truth.astype(np.int16) - plate).max(axis=-1) > _PAINTED
+    inside = (np.asarray(data.masks[frame][part]) == HEAD) | changed
+    behind = np.where(inside[..., None], plate, truth)
+    return truth.astype(np.float32) / np.float32(255), behind.astype(np.float32) / np.float32(255)
+
+
+def _judge(
+    network: Upsampler, run: Run, frames: NDArray[np.int64], on_progress: Callable[[str, float], None]
+) -> dict[str, Any]:
+    """PSNR and SSIM (``measure``, own background) of heads at full size, enlarged bilinearly, and upsampled."""
+    plain = Upsampler(network.spec)
+    scores: dict[str, list[dict[str, float]]] = {"full": [], "bilinear": [], "half": []}
+    for i, frame in enumerate(frames.tolist()):
+        on_progress("judging", i / len(frames))
+        truth, regions = np.asarray(run.dataset.frames[frame]), Regions.of(run.dataset, frame)
+        behind = own_background(run.dataset, frame, regions)
+        small = torch.from_numpy(_half(run, frame)).permute(2, 0, 1)[None]
+        with torch.no_grad():
+            pictures = {"bilinear": plain(small), "half": network(small)}
+        heads = {name: rgba[0].permute(1, 2, 0).numpy() for name, rgba in pictures.items()}
+        heads["full"] = run.render(frame)
+        for name, rows in scores.items():
+            rows.append(regions.score(compose(heads[name], behind), truth))
+    return {
+        "frames": len(frames),
+        **{
+            name: {key: round(float(np.nanmean([row[key] for row in rows])), 3) for key in rows[0]}
+            for name, rows in scores.items()
+        },
+    }
