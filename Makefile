@@ -60,17 +60,18 @@ test: system $(VENV)/.dev lint
 sanitize: $(VENV)/.dev
 	scripts/sanitize.sh
 
-# LiveKit and Pipecat are large, so they have an environment of their own; synctalk is used as it is built here.
+# LiveKit and Pipecat are large, so they, and what examples need, have an environment of their own; synctalk is used as
+# it is built here.
 $(INTEGRATIONS)/.ready: $(VENV)/.core
 	@echo "Installing LiveKit and Pipecat"
 	@$(PYTHON) -m venv $(INTEGRATIONS)
 	@$(BIN)/python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; e = p['optional-dependencies']; \
-	  print(*p['dependencies'], *e['livekit'], *e['pipecat'], *e['test'], sep='\n')" > $@.txt
+	  print(*p['dependencies'], *e['livekit'], *e['pipecat'], *e['examples'], *e['test'], sep='\n')" > $@.txt
 	@PYTHONWARNINGS=ignore $(INTEGRATIONS)/bin/python -m pip --disable-pip-version-check install --quiet -r $@.txt
 	@mv $@.txt $@
 
 integrations: $(INTEGRATIONS)/.ready
-	PYTHONPATH=sdk OMP_NUM_THREADS=1 $(INTEGRATIONS)/bin/python -m pytest tests/test_livekit.py tests/test_pipecat.py
+	PYTHONPATH=sdk OMP_NUM_THREADS=1 $(INTEGRATIONS)/bin/python -m pytest tests/test_{livekit,pipecat,examples}.py
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from importlib import import_module
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +19,7 @@ from synctalk import Avatar
 pytest.importorskip("livekit.agents", reason="livekit-agents is not installed: make integrations")
 
 from livekit import rtc
+from livekit.agents import Agent, AgentSession
 from livekit.agents.voice.avatar import AudioSegmentEnd, QueueAudioOutput, VideoGenerator
 from synctalk.integrations.livekit import AvatarVideo, H264Runner
 
@@ -186,3 +191,29 @@ def test_an_interruption_reports_how_much_was_played() -> None:
             await runner.aclose()
 
     asyncio.run(main())
+
+
+def test_the_example_lets_an_agent_speak(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A real agent session, which says recorded words, in a room that is nowhere."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "examples"))
+    example = import_module("livekit_agent")
+
+    async def words() -> AsyncIterator[rtc.AudioFrame]:
+        for frame in _frames(bursts(RATE, 2)):
+            yield frame
+
+    async def main() -> None:
+        session: AgentSession = AgentSession()
+        spoken = asyncio.get_running_loop().create_future()
+        async with AsyncExitStack() as stack:
+            await example.show(AVATAR, session, _Room(), stack)
+            assert session.output.audio is not None
+            session.output.audio.on("playback_finished", spoken.set_result)
+            await session.start(Agent(instructions=""), record=False)
+            await asyncio.wait_for(session.say("hello", audio=words()), 15.0)
+            event = await asyncio.wait_for(spoken, 1.0)
+            assert event.playback_position == pytest.approx(len(bursts(RATE, 2)) / RATE, abs=0.01)
+            await session.aclose()
+
+    asyncio.run(main())
+    assert example.server.setup_fnc is example.load

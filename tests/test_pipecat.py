@@ -6,6 +6,8 @@ import asyncio
 import time
 import warnings
 from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,14 +25,17 @@ with warnings.catch_warnings():
         OutputImageRawFrame,
         TextFrame,
         TTSAudioRawFrame,
+        TTSSpeakFrame,
         TTSStartedFrame,
         TTSStoppedFrame,
     )
     from pipecat.pipeline.pipeline import Pipeline
     from pipecat.pipeline.worker import PipelineWorker
+    from pipecat.processors.filters.identity_filter import IdentityFilter
+    from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
     from pipecat.tests.utils import SleepFrame, run_test
     from pipecat.transports.base_output import BaseOutputTransport
-    from pipecat.transports.base_transport import TransportParams
+    from pipecat.transports.base_transport import BaseTransport, TransportParams
     from pipecat.workers.runner import WorkerRunner
     from synctalk.integrations.pipecat import AvatarProcessor, transport_options
 
@@ -173,3 +178,50 @@ def test_lips_and_sound_leave_the_transport_together() -> None:
     assert (
         abs(later_s) < 0.06
     )  # 0.015 is the mock's own, up to 0.04 the transport's wait for its next picture
+
+
+class _Voice(FrameProcessor):
+    """Speaks every text as bursts of noise."""
+
+    async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
+        await super().process_frame(frame, direction)
+        if isinstance(frame, TTSSpeakFrame):
+            for one in _speech(SECOND):
+                await self.push_frame(one)
+        else:
+            await self.push_frame(frame, direction)
+
+
+class _Transport(BaseTransport):
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent = _Output()
+
+    def input(self) -> FrameProcessor:
+        return IdentityFilter()
+
+    def output(self) -> FrameProcessor:
+        return self.sent
+
+
+def test_the_example_gives_a_bot_a_face(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "examples"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        example = import_module("pipecat_bot")
+
+    async def main() -> _Output:
+        transport = _Transport()
+        whole = example.pipeline(AVATAR, transport, IdentityFilter(), IdentityFilter(), _Voice())
+        worker = PipelineWorker(whole, enable_rtvi=False)
+        runner = WorkerRunner(handle_sigint=False)
+        await runner.add_workers(worker)
+        await worker.queue_frames([TTSSpeakFrame("hello"), EndFrame()])
+        await asyncio.wait_for(runner.run(), 30.0)
+        return transport.sent
+
+    sent = asyncio.run(main())
+    assert len(sent.loud) == pytest.approx(
+        np.abs(SECOND.reshape(-1, 240)).max(axis=1).astype(bool).sum(), abs=4
+    )
+    assert len({opening(image) for _, image in sent.shown}) > 2
