@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from mouths import bursts, lip_correlation, opening
 from synctalk import Avatar, Limits
+from synctalk.backends import HeadRequest
+from synctalk.mock import MockBackend, MockBundle
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of what it imports
@@ -123,6 +125,27 @@ def test_too_much_sound_is_an_error_frame() -> None:
     errors = [frame for frame in up if isinstance(frame, ErrorFrame)]
     assert errors
     assert "cannot say this" in errors[0].error
+
+
+class _Tiring(MockBackend):
+    """Draws so many frames, and then no more."""
+
+    n_left = 20
+
+    def render_head(self, request: HeadRequest) -> np.ndarray:
+        self.n_left -= 1
+        if self.n_left < 0:
+            raise MemoryError("no more paint")
+        return super().render_head(request)
+
+
+def test_a_drawing_that_fails_is_an_error_and_ends_nothing_in_limbo() -> None:
+    bundle = MockBundle()
+    avatar = Avatar(bundle, _Tiring(bundle.manifest))
+    down, up = _run([*_speech(bursts(RATE)), TextFrame("said")], AvatarProcessor(avatar))
+    errors = [frame for frame in up if isinstance(frame, ErrorFrame)]
+    assert any("no more paint" in error.error for error in errors)
+    assert 5 <= sum(isinstance(frame, OutputImageRawFrame) for frame in down) <= 20
 
 
 class _Output(BaseOutputTransport):

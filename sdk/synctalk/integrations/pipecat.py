@@ -22,6 +22,7 @@ from pipecat.frames.frames import (
     InterruptionFrame,
     OutputImageRawFrame,
     StartFrame,
+    StopFrame,
     SystemFrame,
     TTSAudioRawFrame,
     TTSStoppedFrame,
@@ -107,7 +108,7 @@ class AvatarProcessor(FrameProcessor):
             return
         if isinstance(frame, InterruptionFrame):
             await self._interrupt()
-        elif isinstance(frame, TTSStoppedFrame | EndFrame):
+        elif isinstance(frame, TTSStoppedFrame | EndFrame | StopFrame):
             self._flush()
         elif isinstance(frame, CancelFrame):
             self._held.clear()
@@ -116,10 +117,16 @@ class AvatarProcessor(FrameProcessor):
             self._task = self.create_task(self._show())
             return
         is_urgent = isinstance(frame, SystemFrame) or direction is FrameDirection.UPSTREAM or bool(frame.pts)
-        if is_urgent or not (self._held or self._sound.n_taken < self._sound.n_pushed):
+        if is_urgent or not self._is_speaking:
             await self.push_frame(frame, direction)
         else:
             self._held.append(_Held(self._sound.n_pushed, frame))
+
+    @property
+    def _is_speaking(self) -> bool:
+        """Whether sound, or a frame behind it, waits for the pictures that it goes on with."""
+        has_more = bool(self._held) or self._sound.n_taken < self._sound.n_pushed
+        return has_more and self._task is not None and not self._task.done()
 
     async def _speak(self, frame: TTSAudioRawFrame) -> None:
         if self._sound.rate not in (None, frame.sample_rate):
@@ -140,10 +147,9 @@ class AvatarProcessor(FrameProcessor):
     async def _interrupt(self) -> None:
         self.session.interrupt()
         self._sound.clear()
-        kept = [held.frame for held in self._held if not held.frame.interruptible]
-        self._held.clear()
-        for frame in kept:
-            await self.push_frame(frame)
+        kept = [held for held in self._held if not held.frame.interruptible]
+        self._held = deque(kept)
+        await self._release()
 
     async def _show(self) -> None:
         try:
@@ -152,7 +158,11 @@ class AvatarProcessor(FrameProcessor):
         except (
             Exception
         ) as error:  # drawing went wrong: the pipeline must know that there are no more pictures
-            await self.push_error(f"the avatar cannot be drawn: {error}", exception=error, fatal=True)
+            await self.push_error(
+                f"the avatar cannot be drawn: {error}", exception=error, force_treat_as_permanent=True
+            )
+            self._sound.clear()
+            await self._release()
 
     async def _give(self, frame: avatar_frame.Frame) -> None:
         height, width = frame.image.shape[:2]
@@ -163,6 +173,10 @@ class AvatarProcessor(FrameProcessor):
         if taken is not None and len(taken[0]):
             pcm, rate = taken
             await self.push_frame(TTSAudioRawFrame(pcm.tobytes(), rate, 1, context_id=self._context_id))
+        await self._release()
+
+    async def _release(self) -> None:
+        """Let go on what waited for sound that has gone on."""
         while self._held and self._held[0].after <= self._sound.n_taken:
             await self.push_frame(self._held.popleft().frame)
 
