@@ -1,6 +1,8 @@
 """Damaged and hostile bundles and sounds: they are read, or refused as the user's mistake; no crash, hang or greed.
 
-A short run by default; a long one: pytest tests/test_fuzz.py --hypothesis-profile=long
+A short run by default; a long one, with what the worst examples cost:
+
+    pytest tests/test_fuzz.py --hypothesis-profile=long --log-cli-level=INFO
 """
 
 from __future__ import annotations
@@ -8,11 +10,14 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import logging
 import resource
 import signal
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import FrameType
@@ -63,14 +68,49 @@ def _edited(content: bytes, edits: list[tuple[str, float, bytes]], window: int |
     return content
 
 
+@dataclass
+class Costs:
+    """What the worst of the examples took."""
+
+    n_examples: int = 0
+    seconds: float = 0.0
+    grown_mb: float = 0.0
+
+    def add(self, seconds: float, grown_mb: float) -> None:
+        self.n_examples += 1
+        self.seconds, self.grown_mb = max(self.seconds, seconds), max(self.grown_mb, grown_mb)
+
+
+def _told(kind: str) -> Iterator[Costs]:
+    costs, before = Costs(), _peak_mb()
+    yield costs
+    told = "%s: %d examples; the longest took %.0f ms; the greediest raised the peak by %.0f MB, all of them by %.0f MB"
+    values = costs.n_examples, 1000 * costs.seconds, costs.grown_mb, _peak_mb() - before
+    logging.getLogger(__name__).info(told, kind, *values)
+
+
+@pytest.fixture(scope="module")
+def bundles() -> Iterator[Costs]:
+    yield from _told("bundles")
+
+
+@pytest.fixture(scope="module")
+def sounds() -> Iterator[Costs]:
+    yield from _told("sounds")
+
+
+def _peak_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
 @contextmanager
-def _bounded() -> Iterator[None]:
+def _bounded(costs: Costs) -> Iterator[None]:
     """Fail where the block hangs or grows by more than it may."""
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
         raise AssertionError(f"took longer than {LIMIT_S} s")
 
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before, began = _peak_mb(), time.perf_counter()
     older = signal.signal(signal.SIGALRM, stop)
     signal.alarm(LIMIT_S)
     try:
@@ -78,8 +118,9 @@ def _bounded() -> Iterator[None]:
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, older)
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    assert grown < LIMIT_MB * 1024, f"grew by {grown // 1024} MB"
+    grown = _peak_mb() - before
+    costs.add(time.perf_counter() - began, grown)
+    assert grown < LIMIT_MB, f"grew by {grown:.0f} MB"
 
 
 @cache
@@ -88,11 +129,11 @@ def _members() -> dict[str, bytes]:
         return read_members(write_tiny_bundle(Path(folder) / "tiny.avatar"))
 
 
-def _open(content: bytes) -> None:
+def _open(content: bytes, costs: Costs) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "fuzzed.avatar"
         path.write_bytes(content)
-        with _bounded():
+        with _bounded(costs):
             is_sound = not verify_bundle(path)
             try:
                 open_bundle(path)
@@ -103,19 +144,19 @@ def _open(content: bytes) -> None:
 
 
 @given(edits=EDITS, at_end=st.booleans())
-def test_damaged_zips(edits: list[tuple[str, float, bytes]], at_end: bool) -> None:
+def test_damaged_zips(edits: list[tuple[str, float, bytes]], at_end: bool, bundles: Costs) -> None:
     """Headers and the directory, which is at the end, are most of what is edited."""
     content = packed_zip(_members())
     if at_end:
-        _open(content[:-800] + _edited(content[-800:], edits))
+        _open(content[:-800] + _edited(content[-800:], edits), bundles)
     else:
-        _open(_edited(content, edits, window=12_000))
+        _open(_edited(content, edits, window=12_000), bundles)
 
 
 @given(edits=EDITS)
-def test_damaged_manifests(edits: list[tuple[str, float, bytes]]) -> None:
+def test_damaged_manifests(edits: list[tuple[str, float, bytes]], bundles: Costs) -> None:
     members = _members()
-    _open(packed_zip(members | {MANIFEST: _edited(members[MANIFEST], edits)}))
+    _open(packed_zip(members | {MANIFEST: _edited(members[MANIFEST], edits)}), bundles)
 
 
 VALUES = st.recursive(
@@ -126,7 +167,7 @@ VALUES = st.recursive(
 
 
 @given(data=st.data(), value=VALUES)
-def test_manifests_with_other_values(data: st.DataObject, value: object) -> None:
+def test_manifests_with_other_values(data: st.DataObject, value: object, bundles: Costs) -> None:
     members = _members()
     manifest = json.loads(members[MANIFEST])
     node = manifest
@@ -136,16 +177,16 @@ def test_manifests_with_other_values(data: st.DataObject, value: object) -> None
             break
         node = node[key]
     node[key] = value
-    _open(packed_zip(members | {MANIFEST: json.dumps(manifest).encode()}))
+    _open(packed_zip(members | {MANIFEST: json.dumps(manifest).encode()}), bundles)
 
 
 @given(edits=EDITS)
-def test_damaged_tensors_with_a_right_hash(edits: list[tuple[str, float, bytes]]) -> None:
+def test_damaged_tensors_with_a_right_hash(edits: list[tuple[str, float, bytes]], bundles: Costs) -> None:
     members, name = _members(), "tensors.safetensors"
     tensors = _edited(members[name], edits, window=6000)
     manifest = json.loads(members[MANIFEST])
     manifest["files"][name] = {"sha256": hashlib.sha256(tensors).hexdigest(), "bytes": len(tensors)}
-    _open(packed_zip(members | {name: tensors, MANIFEST: json.dumps(manifest).encode()}))
+    _open(packed_zip(members | {name: tensors, MANIFEST: json.dumps(manifest).encode()}), bundles)
 
 
 @cache
@@ -164,8 +205,8 @@ def _sound(form: str) -> bytes:
     return buffer.getvalue()
 
 
-def _read(content: bytes) -> None:
-    with _bounded():
+def _read(content: bytes, costs: Costs) -> None:
+    with _bounded(costs):
         try:
             samples, rate = read_audio(content)
         except MediaError:
@@ -179,15 +220,15 @@ def _read(content: bytes) -> None:
 
 @pytest.mark.parametrize("form", ["WAV", "FLAC", "OGG", "MP3", "AIFF", "mp4", "matroska"])
 @given(edits=EDITS)
-def test_damaged_sounds(form: str, edits: list[tuple[str, float, bytes]]) -> None:
-    _read(_edited(_sound(form), edits, window=600))
+def test_damaged_sounds(form: str, edits: list[tuple[str, float, bytes]], sounds: Costs) -> None:
+    _read(_edited(_sound(form), edits, window=600), sounds)
 
 
 @given(
     content=st.binary(max_size=2000), head=st.sampled_from([b"", b"RIFF", b"fLaC", b"OggS", b"ID3", b"FORM"])
 )
-def test_noise_instead_of_a_sound(content: bytes, head: bytes) -> None:
-    _read(head + content)
+def test_noise_instead_of_a_sound(content: bytes, head: bytes, sounds: Costs) -> None:
+    _read(head + content, sounds)
 
 
 @given(chunk=st.binary(max_size=400))
