@@ -23,6 +23,7 @@ from synctalk.bundle import open_bundle
 from synctalk.consent import Consent, check_consent
 from synctalk.credentials import attach_credentials
 from synctalk.executor import Executor
+from synctalk.expression import Source
 from synctalk.frame import Frame
 from synctalk.media import atomic_path, frame_sound, open_mp4, playable, read_audio
 from synctalk.mock import MockBackend, MockBundle
@@ -107,16 +108,26 @@ class Avatar:
         """Samples a second of the clock that frames are stamped on."""
         return self._stage.spec.audio.sample_rate
 
-    def speak(self, audio: Audio, sample_rate: int | None = None, *, rgba: bool = False) -> Iterator[Frame]:
+    def speak(
+        self,
+        audio: Audio,
+        sample_rate: int | None = None,
+        *,
+        rgba: bool = False,
+        expression: Source = "generated",
+        seed: int = 0,
+    ) -> Iterator[Frame]:
         """Frames for a sound, ``ceil(fps * seconds)`` of them, each as soon as the sound it needs is there.
 
         audio: a path; the bytes of a sound file; samples [n] or [n, channels] of int16, int32, uint8 or float; or an
         iterable of such chunks (or of bytes: little-endian 16-bit mono), which is read no further than needed.
         sample_rate: Hz, for samples and chunks. rgba: pictures with an alpha of the person (``person_alpha``).
+        expression: ``generated`` adds blinks, and brows that follow the voice, to the recorded expression; ``recorded``
+        is that alone. seed: of the blinks.
         Raises: MediaError: a sound that cannot be read; ValueError: samples without ``sample_rate``.
         """
         chunks, rate = _chunks(audio, sample_rate)
-        return self._frames(chunks, rate, rgba)
+        return _frames(Timeline(self._stage, rgba=rgba, expression=expression, seed=seed), chunks, rate)
 
     def save(
         self,
@@ -126,19 +137,21 @@ class Avatar:
         *,
         on_frame: Callable[[Frame], None] | None = None,
         credentials: bool = True,
+        expression: Source = "generated",
+        seed: int = 0,
     ) -> int:
         """Write an mp4 (H.264, AAC) of the avatar saying a sound; how many frames it has.
 
-        audio, sample_rate: as for ``speak``. on_frame: called after each frame, to show progress. credentials: sign into
+        audio, sample_rate, expression, seed: as for ``speak``. on_frame: called after each frame, to show progress. credentials: sign into
         the file that an AI made it (``synctalk.credentials``), where the extra ``provenance`` is installed.
         Raises: MediaError: a sound that cannot be read, or a place that cannot be written.
         """
         if not isinstance(audio, str | os.PathLike | bytes | np.ndarray):
-            frames, sound, sound_rate = self.speak(audio, sample_rate), None, self.sample_rate
+            sound, sound_rate = None, self.sample_rate
         else:
-            samples, rate = _whole(audio, sample_rate)
-            frames = self.speak(samples, rate)
-            sound, sound_rate = playable(samples, rate)
+            audio, sample_rate = _whole(audio, sample_rate)
+            sound, sound_rate = playable(audio, sample_rate)
+        frames = self.speak(audio, sample_rate, expression=expression, seed=seed)
         with atomic_path(path) as unsigned:
             n_frames = self._write(unsigned, frames, sound, sound_rate, on_frame)
             if credentials:
@@ -151,6 +164,7 @@ class Avatar:
         pace: Pace = "realtime",
         idle: bool = True,
         rgba: bool = False,
+        expression: Source = "generated",
         seed: int = 0,
         limits: Limits | None = None,
         executor: Executor | None = None,
@@ -159,10 +173,12 @@ class Avatar:
 
         pace: ``realtime``: frame ``i`` comes ``i / fps`` seconds after the first; ``fast``: as fast as sound and machine
         allow. idle: frames go on while nobody speaks (in real time), with blinks and the mouth at rest; without, frames
-        are exactly those of ``speak``. rgba: as for ``speak``. seed: of blinks and sway. executor: to be shared by
-        avatars on one machine; the avatar's own if left out.
+        are exactly those of ``speak``. rgba, expression: as for ``speak``. seed: of blinks and sway. executor: to be
+        shared by avatars on one machine; the avatar's own if left out.
         """
-        timeline = Timeline(self._stage, pace=pace, idle=idle, rgba=rgba, seed=seed, limits=limits)
+        timeline = Timeline(
+            self._stage, pace=pace, idle=idle, rgba=rgba, expression=expression, seed=seed, limits=limits
+        )
         return Session(timeline, executor or self.executor)
 
     def sync_session(
@@ -171,12 +187,15 @@ class Avatar:
         pace: Pace = "realtime",
         idle: bool = True,
         rgba: bool = False,
+        expression: Source = "generated",
         seed: int = 0,
         limits: Limits | None = None,
         executor: Executor | None = None,
     ) -> SyncSession:
         """A stream of frames without asyncio: ``with avatar.sync_session() as session``. See ``session``."""
-        timeline = Timeline(self._stage, pace=pace, idle=idle, rgba=rgba, seed=seed, limits=limits)
+        timeline = Timeline(
+            self._stage, pace=pace, idle=idle, rgba=rgba, expression=expression, seed=seed, limits=limits
+        )
         return SyncSession(timeline, executor or self.executor)
 
     @property
@@ -196,14 +215,6 @@ class Avatar:
         """What this avatar is, in plain JSON types."""
         return describe(self._bundle) | {"backend": self._backend.name}
 
-    def _frames(self, chunks: Iterable[NDArray[Any]], rate: int, rgba: bool) -> Iterator[Frame]:
-        timeline = Timeline(self._stage, rgba=rgba)
-        for chunk in chunks:
-            timeline.push(chunk, rate)
-            yield from _drawn(timeline)
-        timeline.flush()
-        yield from _drawn(timeline)
-
     def _write(
         self,
         path: str | os.PathLike[str],
@@ -222,6 +233,15 @@ class Avatar:
                 if on_frame is not None:
                     on_frame(frame)
         return n_frames
+
+
+def _frames(timeline: Timeline, chunks: Iterable[NDArray[Any]], rate: int) -> Iterator[Frame]:
+    """The frames of a sound, as its chunks are read."""
+    for chunk in chunks:
+        timeline.push(chunk, rate)
+        yield from _drawn(timeline)
+    timeline.flush()
+    yield from _drawn(timeline)
 
 
 def _drawn(timeline: Timeline) -> Iterator[Frame]:

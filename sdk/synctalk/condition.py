@@ -23,6 +23,7 @@ from synctalk.audio import (
     tap_windows,
     to_mono,
 )
+from synctalk.prosody import Prosody
 from synctalk.spec import Spec
 
 __all__ = ["ConditionStream", "Shaping", "Spoken", "Utterance", "shape_condition"]
@@ -32,6 +33,8 @@ Encoder = Callable[[Float], Float]
 """Mel windows [N, taps, n_mels, columns] to raw conditions [N, C]."""
 
 _SPEAKING = 0.5
+_PROSODY_SAMPLES = 1024
+"""Four periods of the lowest voice, at 16 kHz."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +75,8 @@ class Spoken:
     """[n] the samples that the frame plays with, at the spec's rate; the last frame's may be fewer."""
     is_speaking: bool
     is_last: bool
+    prominence: float
+    """0..1: how much higher and louder than usual the voice is (``synctalk.prosody``)."""
 
 
 class ConditionStream:
@@ -86,6 +91,7 @@ class ConditionStream:
         self._resampler = Resampler(rate, spec.audio.sample_rate)
         self._mel_stream = MelStream(spec.audio)
         self._gate = SpeechGate(spec)
+        self._prosody = Prosody(spec.audio.sample_rate, spec.fps)
         self._frame_samples = spec.audio.sample_rate // spec.fps
         self._n_pushed = 0  # at the sound's own rate
         self._n_samples = 0  # at the spec's rate
@@ -142,11 +148,19 @@ class ConditionStream:
             windows = tap_windows(self._mel, [index], self._spec, self._first_column)
         gate = float(self._gates[max(0, newest)])
         condition = shape_condition(self._encode(windows)[0], gate, self._shaping)
-        spoken = Spoken(index, condition, self._audio[: self._frame_samples], gate > _SPEAKING, is_last)
+        is_speaking = gate > _SPEAKING
+        prominence = self._prosody.prominence(self._heard(), is_speaking)
+        own = self._audio[: self._frame_samples]
+        spoken = Spoken(index, condition, own, is_speaking, is_last, prominence)
         self._audio = self._audio[self._frame_samples :]
         self._next += 1
         self._forget()
         return spoken
+
+    def _heard(self) -> Float:
+        """The newest sound that a frame may know of, however it came in pieces: columns start every ``hop_samples``."""
+        end = self._spec.audio.lookahead_samples - self._spec.audio.hop_samples
+        return self._audio[max(0, end - _PROSODY_SAMPLES) : end]
 
     def _forget(self) -> None:
         """Drop the columns that no later frame sees."""

@@ -1,82 +1,22 @@
-"""What a person does who is not speaking: the mouth at rest, blinks, a slight sway. Deterministic by seed.
+"""What a person does who is not speaking: the mouth at rest, a slight sway. Deterministic by seed.
 
-The recorded head motion goes on in silence, so that head, torso and plate stay together; this adds what it may lack,
-and leads the mouth to rest and back without a jump.
+The recorded head motion goes on in silence, so that head, torso and plate stay together; this adds a sway, and leads the
+mouth to rest and back without a jump. Blinks: ``synctalk.expression``.
 """
 
 from __future__ import annotations
 
 import math
-from collections import deque
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from synctalk.control import eased
-from synctalk.track import Track
 
-__all__ = ["Blinks", "Mouth", "Sway"]
+__all__ = ["Mouth", "Sway"]
 
 Float = NDArray[np.float32]
-
-_CLOSING = (0.5, 1.0, 1.0, 0.7, 0.4, 0.15)
-"""How shut the eyes are, frame by frame at 25 fps: they close in 80 ms and open in 160. Other rates stretch it."""
-
-_MEDIAN_S, _SIGMA, _LEAST_S = 3.2, 0.55, 0.6
-"""Time between blinks: log-normal, mean 3.7 s."""
-
-_RECORDED_BLINK = 0.5
-"""From this share of its range on, the recorded motion blinks itself."""
-
-_LEAST_RANGE = 0.15
-"""An avatar whose subject hardly blinked has not learned it."""
-
-_MEMORY = 64
-"""Frames that were planned and dropped are planned again: so far back values are kept."""
-
-
-class Blinks:
-    """How shut the eyes are at each frame. A recorded blink counts: the next one comes a full interval later."""
-
-    def __init__(self, track: Track, channels: list[int], fps: int, seed: int, first: int = 0) -> None:
-        """channels: the blink coefficients; none, or none that moves, means no blinks. first: frame to begin with."""
-        recorded = track.expression[:, channels]
-        least, most = recorded.min(axis=0, initial=1.0), recorded.max(axis=0, initial=0.0)
-        self.is_able = bool(channels) and bool((most - least > _LEAST_RANGE).all())
-        self._track, self._fps = track, fps
-        self._is_recorded = (
-            ((recorded - least) / (most - least) > _RECORDED_BLINK).any(axis=1)
-            if self.is_able
-            else np.zeros(len(track), bool)
-        )
-        self._random = np.random.default_rng([seed, 1])
-        self._frames = [
-            float(np.interp(i * 25.0 / fps, range(len(_CLOSING)), _CLOSING, right=0.0))
-            for i in range(math.ceil(len(_CLOSING) * fps / 25))
-        ]
-        self._next = first + self._interval()
-        self._values: deque[float] = deque(maxlen=_MEMORY)
-        self._n = first  # frames known; the deque holds the last of them
-
-    def __call__(self, index: int) -> float:
-        """0 open .. 1 shut, for a frame at or after the last one asked for, or a few before it."""
-        while self._n <= index:
-            self._values.append(self._step(self._n) if self.is_able else 0.0)
-            self._n += 1
-        return self._values[max(index - self._n, -len(self._values))]
-
-    def _step(self, index: int) -> float:
-        since = index - self._next
-        if since < 0 and self._is_recorded[self._track.index(index)]:
-            self._next = index + self._interval()
-        if since == len(self._frames):
-            self._next = index + self._interval()
-        return self._frames[since] if 0 <= since < len(self._frames) else 0.0
-
-    def _interval(self) -> int:
-        seconds = float(self._random.lognormal(math.log(_MEDIAN_S), _SIGMA))
-        return round(self._fps * max(_LEAST_S, seconds))
 
 
 class Sway:

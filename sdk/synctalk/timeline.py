@@ -23,8 +23,9 @@ from numpy.typing import ArrayLike, NDArray
 from synctalk.audio import to_mono
 from synctalk.condition import Spoken, Utterance
 from synctalk.control import Control
+from synctalk.expression import Brows, Expression, Source
 from synctalk.frame import Frame
-from synctalk.idle import Blinks, Mouth, Sway
+from synctalk.idle import Mouth, Sway
 from synctalk.stage import Shot, Stage
 
 __all__ = ["Interrupted", "Limits", "Pace", "Plan", "SessionStats", "Timeline"]
@@ -100,6 +101,7 @@ class Plan:
     spoken: Spoken | None
     utterance: Utterance | None
     mouth: Mouth
+    brows: Brows
     stage: Stage
     began: float = field(default_factory=time.perf_counter)
 
@@ -120,6 +122,7 @@ class Timeline:
         pace: Pace = "fast",
         idle: bool = False,
         rgba: bool = False,
+        expression: Source = "generated",
         seed: int = 0,
         limits: Limits | None = None,
     ) -> None:
@@ -127,7 +130,7 @@ class Timeline:
         if pace not in ("realtime", "fast"):
             raise ValueError(f"pace: expected 'realtime' or 'fast', got {pace!r}")
         self.stage, self.pace, self.limits = stage, pace, limits or Limits()
-        self._idle, self._rgba, self._seed = idle, rgba, seed
+        self._idle, self._rgba, self._source, self._seed = idle, rgba, expression, seed
         names = stage.spec.field.expression_names
         self.control = Control(names, stage.size, lambda: self._next / self.fps)
         self.fps, self.sample_rate = stage.spec.fps, stage.spec.audio.sample_rate
@@ -152,12 +155,16 @@ class Timeline:
         for utterance in self._utterances:
             utterance.stream.retarget(stage.backend.condition, stage.shaping)
         self._coming, self._last_image = None, None
-        names, expression = stage.spec.field.expression_names, stage.track.expression
-        channels = [names.index(name) for name in ("eyeBlinkLeft", "eyeBlinkRight") if name in names]
-        self.stage, self._channels = stage, channels
-        self._least, self._most = expression.min(axis=0), expression.max(axis=0)
-        known_from = max(0, self._next - _MEMORY_FRAMES)
-        self._blinks = Blinks(stage.track, channels, self.fps, self._seed, known_from)
+        self.stage = stage
+        self._expression = Expression(
+            stage.track,
+            stage.spec.field.expression_names,
+            self.fps,
+            source=self._source,
+            seed=self._seed,
+            first=max(0, self._next - _MEMORY_FRAMES),
+        )
+        self._brows = self._shown_brows = Brows()
         self._sway = Sway(self.fps, self._seed)
         self._mouth = self._shown = Mouth.at_rest(stage.shaping.rest)
 
@@ -230,7 +237,7 @@ class Timeline:
             plan = ready.plan
             self._taken += 1
             if plan.stage is self.stage:
-                self._shown = plan.mouth
+                self._shown, self._shown_brows = plan.mouth, plan.brows
             if plan.utterance is not None:
                 plan.utterance.played_s += len(ready.frame.audio) / self.sample_rate
                 if ready.frame.end_of_speech:
@@ -291,7 +298,7 @@ class Timeline:
     def _drop_planned(self) -> None:
         self._next = self._taken
         self._ready.clear()
-        self._mouth = self._shown
+        self._mouth, self._brows = self._shown, self._shown_brows
         self._generation += 1
         self._has_news = False
 
@@ -374,6 +381,7 @@ class Timeline:
         if self._idle:
             mouth = mouth.speak(spoken.condition, spoken.is_speaking) if spoken else mouth.be_quiet()
         self._mouth = mouth
+        self._brows = self._brows.follow(spoken.prominence if spoken else 0.0, self.fps)
         audio = np.zeros(self.stage.frame_samples, np.float32)
         if spoken is not None:
             audio = spoken.audio
@@ -389,20 +397,17 @@ class Timeline:
             spoken=spoken,
             utterance=utterance,
             mouth=mouth,
+            brows=self._brows,
             stage=self.stage,
         )
 
     def _shot(self, condition: Float) -> Shot:
         index, now_s = self._next, self._next / self.fps
         at = self.stage.track.index(index)
-        own, pose = self.stage.track.expression[at], self.control.pose(now_s)
+        own, pose = self._expression(index, self._brows), self.control.pose(now_s)
         if self._idle:
             sway = self._sway(index, self._mouth.idle_share)
             pose = (pose[0] + sway[0], pose[1] + sway[1], pose[2] + sway[2])
-            if (shut := self._blinks(index)) > 0.0:
-                own = own.copy()
-                for i in self._channels:
-                    own[i] = max(own[i], self._least[i] + shut * (self._most[i] - self._least[i]))
         background, share = self.control.background(now_s)
         if background is not None and background.shape[:-1] not in ((), self.stage.size[::-1]):
             background = None  # made for the avatar before
@@ -410,7 +415,9 @@ class Timeline:
         return Shot(
             at=at,
             condition=condition,
-            expression=self.control.expression(names, now_s, own, self._least, self._most),
+            expression=self.control.expression(
+                names, now_s, own, self._expression.least, self._expression.most
+            ),
             pose_deg=pose,
             background=background,
             background_share=share,
