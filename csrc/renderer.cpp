@@ -29,8 +29,6 @@ const RendererPath& renderer_path() {
 
 namespace {
 
-constexpr int kBrickCells = 4;  // per axis
-
 // Scratch memory of this thread, kept: clearing some 300 KB for every few tiles would empty the caches.
 float* workspace_of_thread(long n_floats) {
   thread_local std::unique_ptr<Floats> memory;
@@ -40,37 +38,6 @@ float* workspace_of_thread(long n_floats) {
     size = n_floats;
   }
   return memory->data();
-}
-
-// What a brick covers in the picture.
-struct Footprint {
-  float x0, y0, x1, y1, near, far;
-  bool is_behind;  // not in front of the camera as a whole: it may be anywhere
-};
-
-Footprint footprint_of(const View& view, const float centre[3], const float half[3]) {
-  Footprint seen{1e30f, 1e30f, -1e30f, -1e30f, 1e30f, -1e30f, false};
-  for (int corner = 0; corner < 8; ++corner) {
-    float camera[3];
-    for (int i = 0; i < 3; ++i) {
-      camera[i] = view.translation[i];
-      for (int a = 0; a < 3; ++a) {
-        camera[i] += view.rotation[i][a] * (centre[a] + (corner >> a & 1 ? half[a] : -half[a]));
-      }
-    }
-    if (!(camera[2] > 1e-3f)) seen.is_behind = true;
-    const float x = view.focal * camera[0] / camera[2] + view.centre_x;
-    const float y = view.focal * camera[1] / camera[2] + view.centre_y;
-    seen = {std::min(seen.x0, x),           std::min(seen.y0, y),          std::max(seen.x1, x), std::max(seen.y1, y),
-            std::min(seen.near, camera[2]), std::max(seen.far, camera[2]), seen.is_behind};
-  }
-  return seen;
-}
-
-// The tile that a pixel coordinate falls into, clipped to [-1, n].
-int tile_at(float pixel, int first, int n) {
-  const float tile = std::floor((pixel - static_cast<float>(first)) / TILE_SIDE);
-  return static_cast<int>(std::clamp(tile, -1.0f, static_cast<float>(n)));
 }
 
 }  // namespace
@@ -112,26 +79,7 @@ Renderer::Renderer(const RendererTensors& tensors, const QuantisedRanges* ranges
   net_.n_appearance = tensors.n_appearance;
   net_.n_colour = static_cast<int>(tensors.colour.size());
   net_.quantised = quantised_ ? &quantised_->net() : nullptr;
-
-  const March& march = net_.march;
-  const int n_bricks = (g + kBrickCells - 1) / kBrickCells;
-  std::vector<uint8_t> is_used(static_cast<size_t>(n_bricks) * n_bricks * n_bricks);
-  for (int64_t i = 0; i < int64_t{g} * g * g; ++i) {
-    if (!(occupancy_[i >> 3] >> (i & 7) & 1)) continue;
-    const int64_t x = i % g / kBrickCells, y = i / g % g / kBrickCells, z = i / g / g / kBrickCells;
-    is_used[(z * n_bricks + y) * n_bricks + x] = 1;
-  }
-  float size[3];
-  for (int a = 0; a < 3; ++a) {
-    size[a] = kBrickCells / (march.inverse_extent[a] * static_cast<float>(g));
-    brick_half_[a] = 0.5f * size[a] * 1.001f;  // a little more, against rounding
-  }
-  for (int64_t i = 0; i < static_cast<int64_t>(is_used.size()); ++i) {
-    const int64_t at[3] = {i % n_bricks, i / n_bricks % n_bricks, i / n_bricks / n_bricks};
-    if (!is_used[i]) continue;
-    Brick& brick = bricks_.emplace_back();
-    for (int a = 0; a < 3; ++a) brick.centre[a] = march.box_min[a] + (static_cast<float>(at[a]) + 0.5f) * size[a];
-  }
+  bricks_ = bricks_of(net_.march);
 }
 
 std::vector<float> Renderer::drive_of(const float* condition, const float* expression) const {
@@ -153,18 +101,14 @@ std::vector<Tile> Renderer::tiles_of(const View& view, const int rectangle[4]) c
           {x, y, std::min(x + TILE_SIDE, rectangle[2]), std::min(y + TILE_SIDE, rectangle[3]), 1e30f, -1e30f});
     }
   }
-  for (const Brick& brick : bricks_) {
-    const Footprint seen = footprint_of(view, brick.centre, brick_half_);
-    // Half a pixel lies between a pixel's edge and its ray.
-    const int left = seen.is_behind ? 0 : std::max(0, tile_at(seen.x0 - 0.5f, x0, columns));
-    const int top = seen.is_behind ? 0 : std::max(0, tile_at(seen.y0 - 0.5f, y0, rows));
-    const int right = seen.is_behind ? columns - 1 : std::min(columns - 1, tile_at(seen.x1 + 0.5f, x0, columns));
-    const int bottom = seen.is_behind ? rows - 1 : std::min(rows - 1, tile_at(seen.y1 + 0.5f, y0, rows));
-    for (int row = top; row <= bottom; ++row) {
-      for (int column = left; column <= right; ++column) {
+  for (const Brick& brick : bricks_.bricks) {
+    const Footprint seen = footprint_of(view, brick.centre, bricks_.half);
+    const TileSpan span = tiles_under(seen, x0, y0, TILE_SIDE, TILE_SIDE, columns, rows);
+    for (int row = span.top; row <= span.bottom; ++row) {
+      for (int column = span.left; column <= span.right; ++column) {
         Tile& tile = tiles[row * columns + column];
-        tile.near = std::min(tile.near, seen.is_behind ? 0.0f : seen.near);
-        tile.far = std::max(tile.far, seen.is_behind ? 1e6f : seen.far);
+        tile.near = std::min(tile.near, seen.near);
+        tile.far = std::max(tile.far, seen.far);
       }
     }
   }

@@ -7,6 +7,7 @@
 #include <memory>
 #include <vector>
 
+#include "bricks.h"
 #include "field.h"
 #include "quantised.h"
 #include "renderer_net.h"
@@ -51,11 +52,6 @@ class Renderer {
              float* feature) const;
 
  private:
-  // Some neighbouring cells of the occupancy, one of them occupied at least: centre and half extent in head space.
-  struct Brick {
-    float centre[3];
-  };
-
   std::vector<float> drive_of(const float* condition, const float* expression) const;
   std::vector<Tile> tiles_of(const View&, const int rectangle[4]) const;
 
@@ -64,8 +60,7 @@ class Renderer {
   std::vector<std::vector<uint16_t>> nodes_;
   std::vector<NodePlane> planes_;
   std::vector<uint8_t> occupancy_;
-  std::vector<Brick> bricks_;
-  float brick_half_[3];
+  Bricks bricks_;
   int condition_;
   RendererNet net_{};
 };

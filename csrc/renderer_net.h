@@ -2,8 +2,8 @@
 #pragma once
 
 #include "field_net.h"
-#include "march.h"
 #include "quantised_net.h"
+#include "view.h"
 
 namespace synctalk {
 
@@ -30,12 +30,6 @@ struct RendererNet {
   int n_colour;
   FieldLayer colour[FIELD_MAX_LAYERS];
   const QuantisedNet* quantised;  // the same in 16-bit integers, or null for float32
-};
-
-// Head pose and camera; see synctalk.geometry.
-struct View {
-  float rotation[3][3], translation[3];
-  float focal, centre_x, centre_y;
 };
 
 // Pixels [x0, x1) x [y0, y1), at most TILE_SIDE wide, and the depths between which they can meet occupied cells.

@@ -9,13 +9,6 @@
 
 namespace synctalk::SYNCTALK_PATH {
 
-struct Ray {
-  float direction[3];  // unit, head space
-  float near, far;     // metres: where steps are counted from, where to stop
-  int step, n_samples;
-  float transmittance, alpha;
-};
-
 struct Canvas {
   Workspace field;
   float* accumulated;           // [TILE_RAYS][feature_stride]: features, or colours
@@ -136,28 +129,6 @@ static inline Vec from_half(UVec sign, UVec rest) {
   }
 }
 
-// Real spherical harmonics up to degree 3 in the order of fields like this one: l = 0..3, m = -l..l.
-static void spherical_harmonics(const float direction[3], float out[16]) {
-  const float x = direction[0], y = direction[1], z = direction[2];
-  const float xx = x * x, yy = y * y, zz = z * z, xy = x * y, yz = y * z, xz = x * z;
-  out[0] = 0.28209479177387814f;
-  out[1] = -0.48860251190291987f * y;
-  out[2] = 0.48860251190291987f * z;
-  out[3] = -0.48860251190291987f * x;
-  out[4] = 1.0925484305920792f * xy;
-  out[5] = -1.0925484305920792f * yz;
-  out[6] = 0.94617469575755997f * zz - 0.31539156525251999f;
-  out[7] = -1.0925484305920792f * xz;
-  out[8] = 0.54627421529603959f * (xx - yy);
-  out[9] = 0.59004358992664352f * y * (yy - 3.0f * xx);
-  out[10] = 2.8906114426405538f * xy * z;
-  out[11] = 0.45704579946446572f * y * (1.0f - 5.0f * zz);
-  out[12] = 0.3731763325901154f * z * (5.0f * zz - 3.0f);
-  out[13] = 0.45704579946446572f * x * (1.0f - 5.0f * zz);
-  out[14] = 1.4453057213202769f * z * (xx - yy);
-  out[15] = 0.59004358992664352f * x * (3.0f * yy - xx);
-}
-
 // Fills one row of the colour network's input.
 static void fill_colour_row(const RendererNet& net, const float* feature, const Ray& ray, const float* appearance,
                             float* row) {
@@ -197,26 +168,6 @@ static const float* colours_of(const RendererNet& net, const Canvas& canvas, int
   float* out = colour_sums(net, canvas, n_rows);
   for (int i = 0; i < n_rows * FIELD_ALIGN; i += LANES) store(out + i, sigmoid(load(out + i)));
   return out;
-}
-
-static Ray make_ray(const RendererNet& net, const View& view, const Tile& tile, const float origin[3], int x, int y) {
-  const float in_camera[3] = {(static_cast<float>(x) + 0.5f - view.centre_x) / view.focal,
-                              (static_cast<float>(y) + 0.5f - view.centre_y) / view.focal, 1.0f};
-  const float length = __builtin_sqrtf(in_camera[0] * in_camera[0] + in_camera[1] * in_camera[1] + 1.0f);
-  Ray ray{};
-  for (int a = 0; a < 3; ++a) {
-    float sum = 0.0f;
-    for (int i = 0; i < 3; ++i) sum += in_camera[i] * view.rotation[i][a];
-    ray.direction[a] = sum / length;
-  }
-  const Stretch stretch = stretch_in_box(net.march, origin, ray.direction);
-  const float first = (tile.near * length - stretch.near) / net.march.step - 2.0f,
-              last = tile.far * length + net.march.step;
-  ray.near = stretch.near;
-  ray.far = stretch.far < last ? stretch.far : last;
-  ray.step = first > 0.0f && first < 1e6f ? static_cast<int>(first) : 0;
-  ray.transmittance = 1.0f;
-  return ray;
 }
 
 // LANES steps of a ray from its next one: positions in 0..1, and which of them lie before its end in occupied cells.
@@ -366,10 +317,7 @@ static void render_tile(const RendererNet& net, const View& view, const Tile& ti
   const Canvas canvas = canvas_of(net, memory);
   const int stride = feature_stride(net);
   float origin[3];
-  for (int a = 0; a < 3; ++a) {
-    origin[a] = 0.0f;
-    for (int i = 0; i < 3; ++i) origin[a] -= view.translation[i] * view.rotation[i][a];
-  }
+  camera_origin(view, origin);
   __builtin_memset(canvas.accumulated, 0, sizeof(float) * TILE_RAYS * stride);
   Ray rays[TILE_RAYS] = {};
   uint8_t active[TILE_RAYS], owner[TILE_RAYS * WAVE_SAMPLES];
@@ -377,7 +325,7 @@ static void render_tile(const RendererNet& net, const View& view, const Tile& ti
   for (int y = tile.y0; y < tile.y1; ++y) {
     for (int x = tile.x0; x < tile.x1; ++x) {
       const int i = (y - tile.y0) * TILE_SIDE + x - tile.x0;
-      rays[i] = make_ray(net, view, tile, origin, x, y);
+      rays[i] = make_ray(net.march, view, tile.near, tile.far, origin, x, y);
       active[n_active++] = static_cast<uint8_t>(i);
     }
   }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,30 +31,33 @@ class Head:
     expression: NDArray[np.float32]
     appearance: NDArray[np.float32]
 
+    def tensors(self) -> dict[str, Any]:
+        """Arguments that all renderers of the native module take."""
+        spec = self.spec
+        return {
+            "scales": [level.scale for level in spec.grid.levels],
+            "planes": self.planes,
+            "attention": self.attention,
+            "density": self.density,
+            "colour": self.colour,
+            "occupancy": np.packbits(self.occupancy.ravel(), bitorder="little"),
+            "resolution": spec.occupancy_resolution,
+            "box_min": np.array(spec.box_min_m, np.float32),
+            "box_max": np.array(spec.box_max_m, np.float32),
+            "step": spec.step_m,
+            "max_samples": spec.max_samples,
+            "density_scale": spec.density_scale_per_m,
+            "max_log_density": spec.max_log_density,
+            "condition": spec.condition,
+            "appearance": spec.appearance,
+            "direction_degree": spec.direction_degree,
+            "is_sigmoid": spec.gate == "sigmoid",
+            "is_deferred": spec.deferred,
+        }
+
     def renderer(self, ranges: list[float] | None = None) -> _native.Renderer:
         """In float32, or with ranges of the activations in 16-bit integers."""
-        spec = self.spec
-        return _native.Renderer(
-            scales=[level.scale for level in spec.grid.levels],
-            planes=self.planes,
-            attention=self.attention,
-            density=self.density,
-            colour=self.colour,
-            occupancy=np.packbits(self.occupancy.ravel(), bitorder="little"),
-            resolution=spec.occupancy_resolution,
-            box_min=np.array(spec.box_min_m, np.float32),
-            box_max=np.array(spec.box_max_m, np.float32),
-            step=spec.step_m,
-            max_samples=spec.max_samples,
-            density_scale=spec.density_scale_per_m,
-            max_log_density=spec.max_log_density,
-            condition=spec.condition,
-            appearance=spec.appearance,
-            direction_degree=spec.direction_degree,
-            is_sigmoid=spec.gate == "sigmoid",
-            is_deferred=spec.deferred,
-            ranges=ranges or [],
-        )
+        return _native.Renderer(**self.tensors(), ranges=ranges or [])
 
 
 def random_head(spec: FieldSpec, seed: int = 0) -> Head:
