@@ -7,6 +7,8 @@
 // the one that this CPU cannot run.
 #ifdef __CUDACC__
 #define SYNCTALK_HD __host__ __device__ __forceinline__
+#define SYNCTALK_UNROLL _Pragma("unroll")  // arrays in registers need indices that the compiler knows
 #else
 #define SYNCTALK_HD inline __attribute__((always_inline))
+#define SYNCTALK_UNROLL
 #endif

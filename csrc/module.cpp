@@ -3,6 +3,7 @@
 
 namespace synctalk {
 
+void bind_gpu_emulation(pybind11::module_& m);
 void bind_grid(pybind11::module_& m);
 void bind_field(pybind11::module_& m);
 void bind_lookup(pybind11::module_& m);
@@ -11,12 +12,14 @@ void bind_rasterize(pybind11::module_& m);
 void bind_upsampler(pybind11::module_& m);
 #ifdef SYNCTALK_HAS_CUDA
 void bind_cuda(pybind11::module_& m);
+void bind_renderer_cuda(pybind11::module_& m);
 #endif
 
 }  // namespace synctalk
 
 PYBIND11_MODULE(_native, m) {
   m.doc() = "Kernels of synctalk; see docs/native.md.";
+  synctalk::bind_gpu_emulation(m);
   synctalk::bind_grid(m);
   synctalk::bind_field(m);
   synctalk::bind_lookup(m);
@@ -25,6 +28,7 @@ PYBIND11_MODULE(_native, m) {
   synctalk::bind_upsampler(m);
 #ifdef SYNCTALK_HAS_CUDA
   synctalk::bind_cuda(m);
+  synctalk::bind_renderer_cuda(m);
 #else
   m.def("cuda_devices", [] { return 0; }, "GPUs that this build can use: it was made without CUDA.");
 #endif

@@ -19,3 +19,9 @@ CENTRAL_DIFFERENCE = 1e-6
 
 UPSAMPLER = 3e-6
 """Absolute, pictures of 0..1: float32 sums of some hundred products, four layers deep."""
+
+CUDA_FLOAT_DB = 60.0
+"""PSNR of native-cuda in float32 to native-cpu, over the head: sums in another order, now and then a sample in the next cell."""
+
+CUDA_HALF_DB = 45.0
+"""PSNR of native-cuda in half precision to native-cpu: weights and activations of 11 bits, sums in float32."""

@@ -165,4 +165,46 @@ class Renderer:
         self, positions: Float, condition: Float, expression: Float, log_density: Float, feature: Float
     ) -> None: ...
 
+class GpuBatch:
+    rotation: Float
+    translation: Float
+    camera: Float
+    def __init__(
+        self,
+        rotation: Float,
+        translation: Float,
+        camera: Float,
+        condition: Float,
+        expression: Float,
+        appearance: Float,
+    ) -> None: ...
+
+class GpuEmulation:
+    def __init__(
+        self,
+        scales: list[float],
+        planes: list[NDArray[np.float16]],
+        attention: list[Float],
+        density: list[Float],
+        colour: list[Float],
+        occupancy: NDArray[np.uint8],
+        resolution: int,
+        box_min: Float,
+        box_max: Float,
+        step: float,
+        max_samples: int,
+        density_scale: float,
+        max_log_density: float,
+        condition: int,
+        appearance: int,
+        direction_degree: int,
+        is_sigmoid: bool,
+        is_deferred: bool,
+        is_half: bool,
+        is_reversed: bool = False,
+    ) -> None: ...
+    def render(
+        self, batch: GpuBatch, plates: NDArray[np.uint8], pictures: NDArray[np.uint8], heads: Float
+    ) -> None: ...
+
 def __getattr__(name: str) -> Any: ...  # parts that only some builds have (CUDA)

@@ -7,9 +7,9 @@ from numpy.typing import NDArray
 
 from synctalk.bundle import Bundle
 from synctalk.errors import BackendError
-from synctalk.spec import PLANES
 
 from . import HeadRequest
+from .renderer_tensors import renderer_tensors
 from .sessions import AudioNetwork, why_no_onnxruntime
 
 __all__ = ["NativeCpu", "why_not"]
@@ -51,33 +51,10 @@ class NativeCpu:
         if threads is not None:
             _native.set_threads(threads)
         self._audio = AudioNetwork(bundle)
-        spec = bundle.manifest.spec.field
-        tensors = bundle.tensors
-        levels = range(spec.grid.n_levels)
         ranges = _ranges(bundle, precision)
         self.arithmetic = "int16" if ranges else "fp32"
         """What the renderer multiplies in, as ``synctalk bench`` names it"""
-        self._renderer = _native.Renderer(
-            scales=[level.scale for level in spec.grid.levels],
-            planes=[tensors[f"field.plane.{plane}.{i}"] for plane in range(len(PLANES)) for i in levels],
-            attention=[tensors[f"field.attention.{i}"] for i in range(len(spec.attention_shapes))],
-            density=[tensors[f"field.density.{i}"] for i in range(len(spec.density_shapes))],
-            colour=[tensors[f"field.colour.{i}"] for i in range(len(spec.colour_shapes))],
-            occupancy=tensors["occupancy"],
-            resolution=spec.occupancy_resolution,
-            box_min=np.array(spec.box_min_m, np.float32),
-            box_max=np.array(spec.box_max_m, np.float32),
-            step=spec.step_m,
-            max_samples=spec.max_samples,
-            density_scale=spec.density_scale_per_m,
-            max_log_density=spec.max_log_density,
-            condition=spec.condition,
-            appearance=spec.appearance,
-            direction_degree=spec.direction_degree,
-            is_sigmoid=spec.gate == "sigmoid",
-            is_deferred=spec.deferred,
-            ranges=ranges,
-        )
+        self._renderer = _native.Renderer(**renderer_tensors(bundle), ranges=ranges)
 
     def condition(self, windows: Float) -> Float:
         """Mel windows [N, taps, mels, columns] -> condition [N, C]."""
@@ -107,6 +84,8 @@ class NativeCpu:
 
 def _ranges(bundle: Bundle, precision: str) -> list[float]:
     """Ranges of the activations for 16-bit integers; none for float32."""
+    if precision == "float16":
+        raise BackendError("backend native-cpu does not compute in float16: choose float32, int16 or auto")
     ranges = [float(value) for value in bundle.tensors.get("field.ranges", ())]
     is_known = any(ranges)
     if precision == "int16" and not is_known:
