@@ -1,96 +1,103 @@
-"""Times the native operators on the GPU and writes one JSON file named after it: gpu_benchmark.py FOLDER."""
+"""Everything that is measured on a GPU: gpu_benchmark.py AVATAR FOLDER.
+
+Prints one table and writes FOLDER/<gpu>.json: training operators, the renderer of native-cuda for one picture and for
+batches, and all backends end to end. Beside each time of a kernel stands its roof: the bytes that it cannot do without
+at the rate of a plain copy, or its multiply-adds at that of a large product of matrices, whichever takes longer.
+"""
 
 from __future__ import annotations
 
 import json
 import platform
 import sys
-from collections.abc import Callable
+import time
 from pathlib import Path
 
 import numpy as np
 import torch
+from gpu_backends import backend_rows, requests
+from gpu_operators import grid_rows, ray_rows
+from gpu_roof import Machine, Work, measured_machine, row
 from synctalk import _native
 from synctalk._version import __version__
-from synctalk.spec import FieldSpec
-from synctalk_trainer import operators
+from synctalk.backends.native_cuda import NativeCuda, why_not
+from synctalk.bench.field import field_work
+from synctalk.bundle import Bundle, open_bundle
 
-N_SAMPLES = 1 << 20
-N_RAYS = 1 << 18
-
-
-def milliseconds(call: Callable[[], object], repeats: int = 50) -> dict[str, float]:
-    """Percentiles of a call's time on the GPU, after a warm-up."""
-    times = []
-    for i in range(repeats + 5):
-        first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        first.record()
-        call()
-        last.record()
-        last.synchronize()
-        if i >= 5:
-            times.append(first.elapsed_time(last))
-    return {f"p{p}": float(np.percentile(times, p)) for p in (50, 95, 99)}
+BATCHES = (1, 4, 16, 64)
+ROUNDS = 30
+QUAD_BYTES = 8
 
 
-def measure(spec: FieldSpec) -> dict[str, dict[str, float]]:
-    """Grid encoding forward and backward, marching, compositing forward and backward."""
-    generator = torch.Generator("cuda").manual_seed(0)
-    grid = spec.grid
-    positions = torch.rand(N_SAMPLES, 3, device="cuda", generator=generator)
-    tables = torch.rand(
-        3, grid.n_entries, grid.n_channels, device="cuda", generator=generator, requires_grad=True
-    )
-    encoding = operators.grid_encode(positions, tables, grid)
-    ones = torch.ones_like(encoding)
-    figures = {
-        "grid_encode": milliseconds(lambda: operators.grid_encode(positions, tables.detach(), grid)),
-        "grid_encode_backward": milliseconds(lambda: encoding.backward(ones, retain_graph=True)),
-    }
-    targets = (torch.rand(N_RAYS, 3, device="cuda", generator=generator) - 0.5) * 0.24
-    origins = torch.tensor([0.0, 0.0, 1.0], device="cuda").repeat(N_RAYS, 1)
-    directions = torch.nn.functional.normalize(targets - origins, dim=-1)
-    jitter = torch.full((N_RAYS,), 0.5, device="cuda")
-    g = spec.occupancy_resolution
-    bits = (torch.rand(g**3 // 8, device="cuda", generator=generator) < 0.3).to(torch.uint8)
-    samples = operators.march_cuda(origins, directions, jitter, bits, g, spec, spec.step_m)
-    figures["march"] = milliseconds(
-        lambda: operators.march_cuda(origins, directions, jitter, bits, g, spec, spec.step_m)
-    )
-    n = len(samples.positions)
-    density = torch.rand(n, device="cuda", generator=generator, requires_grad=True)
-    feature = torch.rand(n, spec.feature, device="cuda", generator=generator, requires_grad=True)
-    composited = operators.composite(density, feature, samples.offsets, spec.step_m)
-    total = composited[0].sum() + composited[1].sum()
-    figures["composite"] = milliseconds(
-        lambda: operators.composite(density.detach(), feature.detach(), samples.offsets, spec.step_m)
-    )
-    figures["composite_backward"] = milliseconds(lambda: total.backward(retain_graph=True))
-    figures["counts"] = {"samples": N_SAMPLES, "rays": N_RAYS, "composited_samples": n}
-    return figures
+def picture_work(bundle: Bundle) -> Work:
+    """One picture: plate in, picture out, the quads of its samples or all there are, the layers of its samples."""
+    work = field_work(bundle, requests(bundle)[:3])
+    spec, camera = bundle.manifest.spec.field, bundle.manifest.camera
+    n_samples = work.n_samples / len(work.requests)
+    quads = sum(len("xyz") * spec.grid.n_channels * (level.n_nodes - 1) ** 2 for level in spec.grid.levels)
+    looked_up = min(quads, n_samples * spec.grid.n_outputs)
+    pixels = camera.width * camera.height
+    return Work(QUAD_BYTES * looked_up + 6 * pixels, work.multiply_adds / len(work.requests))
+
+
+def renderer_rows(bundle: Bundle, machine: Machine) -> list[dict[str, object]]:
+    """Pictures over plates that are on the GPU and stay there, from the call to the last pixel."""
+    camera, one = bundle.manifest.camera, picture_work(bundle)
+    stream = torch.cuda.current_stream()
+    rows = []
+    for precision in ("float16", "float32"):
+        backend = NativeCuda(bundle, precision=precision)
+        for n in BATCHES:
+            asked = (requests(bundle) * n)[:n]
+            plates = torch.zeros(n, camera.height, camera.width, 3, dtype=torch.uint8, device="cuda")
+            times = []
+            for i in range(ROUNDS + 5):
+                torch.cuda.synchronize()
+                started = time.perf_counter()
+                frames = backend.draw(asked, plates, stream.cuda_stream)
+                torch.cuda.synchronize()
+                if i >= 5:
+                    times.append(1e3 * (time.perf_counter() - started))
+                del frames
+            spread = {f"p{p}": float(np.percentile(times, p)) for p in (50, 95, 99)}
+            work = Work(one.bytes * n, one.multiply_adds * n)
+            name = f"picture {camera.width}x{camera.height} {precision} batch {n}"
+            rows.append(row(name, spread, work, machine, fps=1e3 * n / spread["p50"]))
+    return rows
+
+
+def printed(rows: list[dict[str, object]]) -> list[dict[str, object]]:
+    """The rows, after a look at them."""
+    for values in rows:
+        print("  ".join(f"{key} {value}" for key, value in values.items()))
+    return rows
 
 
 def main() -> None:
-    folder = Path(sys.argv[1])
-    if _native.cuda_devices() == 0:
-        raise SystemExit("gpu_benchmark: no GPU, or a build without CUDA: run scripts/gpu_check.sh")
-    name = torch.cuda.get_device_name()
-    figures = measure(FieldSpec())
+    avatar, folder = Path(sys.argv[1]), Path(sys.argv[2])
+    if reason := why_not("cuda"):
+        raise SystemExit(f"gpu_benchmark: {reason}; or run scripts/gpu_check.sh")
+    bundle, machine = open_bundle(avatar), measured_machine()
+    spec = bundle.manifest.spec.field
     report = {
-        "gpu": name,
-        "version": __version__,
+        "schema": 1,
+        "gpu": torch.cuda.get_device_name(),
+        "synctalk": __version__,
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
         "machine": platform.platform(),
-        "milliseconds": figures,
+        "devices": _native.cuda_devices(),
+        "bytes_per_s": round(machine.bytes_per_s),
+        "multiply_adds_per_s": round(machine.multiply_adds_per_s),
+        "operators": printed(grid_rows(spec.grid, machine) + ray_rows(spec, machine)),
+        "renderer": printed(renderer_rows(bundle, machine)),
+        "backends": printed(backend_rows(bundle)),
     }
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{name.lower().replace(' ', '-')}.json"
+    path = folder / f"{str(report['gpu']).lower().replace(' ', '-')}.json"
     temporary = path.with_suffix(".json.new")
     temporary.write_text(json.dumps(report, indent=2) + "\n")
     temporary.replace(path)
-    for kernel, values in figures.items():
-        print(f"{kernel:22}", "  ".join(f"{key} {value:.3f}" for key, value in values.items()))
     print(f"written: {path}")
 
 

@@ -12,5 +12,4 @@ export CUDAARCHS="${CUDAARCHS:-$(nvidia-smi --query-gpu=compute_cap --format=csv
 "$python" -m pip install --quiet --no-build-isolation --no-deps -e .
 "$python" -m synctalk.cli doctor
 "$python" -m pytest -m gpu
-"$python" scripts/gpu_benchmark.py docs/benchmarks
-"$python" scripts/gpu_backends.py "$avatar" docs/benchmarks/backends.json
+"$python" scripts/gpu_benchmark.py "$avatar" docs/benchmarks

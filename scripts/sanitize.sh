@@ -27,7 +27,7 @@ cp "$build"/_native*.so "$package"
 tests=(tests/test_grid.py tests/test_march.py tests/test_composite.py tests/test_renderer.py tests/test_threads.py)
 case "$sanitizers" in
   *thread*) runtime=libtsan.so; first=(setarch -R) ;;
-  *) runtime=libasan.so; first=(); tests+=(tests/test_field.py) ;;
+  *) runtime=libasan.so; first=(); tests+=(tests/test_field.py tests/test_gpu_emulation.py) ;;
 esac
 export PYTHONPATH="$PWD/$build/package" OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 export ASAN_OPTIONS="${ASAN_OPTIONS:-detect_leaks=0}" TSAN_OPTIONS="${TSAN_OPTIONS:-halt_on_error=1}"
