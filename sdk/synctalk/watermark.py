@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from itertools import islice
 
 import numpy as np
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 __all__ = ["SPAN_FRAMES", "TILE", "Detection", "Watermark", "detect", "detect_spans", "pattern"]
 
 Picture = NDArray[np.uint8]
-Float = NDArray[np.float64]
+Float = NDArray[np.float32]
 Spectrum = NDArray[np.complex128]
 
 TILE = 128
@@ -31,8 +31,7 @@ SPAN_FRAMES = 50
 """Frames that one decision is made from: two seconds."""
 
 _KEY = 0x5A1C
-_LUMA = np.array([0.299, 0.587, 0.114])
-_WINDOW = 15
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 _FLOOR = 0.7
 """Grey levels: texture below this is not amplified."""
 _SCALES = (1.0, 1 / 2, 2 / 3, 3 / 4, 3 / 2, 2.0)
@@ -93,13 +92,13 @@ def detect(frames: Iterable[Picture], *, is_thorough: bool = False) -> Detection
     is_thorough: try every size from 0.4 to 2 times the rendered frame, which takes seconds, instead of the common ones.
     Raises: ValueError: no frames.
     """
-    total, n_frames = np.zeros((1, 1)), 0
+    total, n_frames = np.zeros((1, 1), np.float32), 0
     for frame in frames:
         total, n_frames = total + _residual(frame), n_frames + 1
     if not n_frames:
         raise ValueError("there are no frames to look at")
     scales = _SCALES + _THOROUGH if is_thorough else _SCALES
-    return _decide(((scale, _folded(total, scale)) for scale in scales), n_frames, pattern())
+    return _decide(((scale, _folded(total, scale)) for scale in scales), n_frames, _wanted())
 
 
 def detect_spans(frames: Iterable[Picture], *, is_thorough: bool = False) -> Iterator[Detection]:
@@ -111,10 +110,10 @@ def detect_spans(frames: Iterable[Picture], *, is_thorough: bool = False) -> Ite
         is_first = False
 
 
-def _decide(spectra: Iterable[tuple[float, Spectrum]], n_frames: int, tile: NDArray[np.int8]) -> Detection:
+def _decide(spectra: Iterable[tuple[float, Spectrum]], n_frames: int, wanted: Spectrum) -> Detection:
     best = Detection(False, -np.inf, 1.0, n_frames)
     for scale, spectrum in spectra:
-        scores = _scores(spectrum, tile)
+        scores = _scores(spectrum, wanted)
         in_place, anywhere = float(scores[0, 0]), float(scores.max())
         is_marked = in_place >= _IN_PLACE or anywhere >= _ANYWHERE
         found = Detection(is_marked, anywhere if anywhere >= _ANYWHERE else in_place, float(scale), n_frames)
@@ -124,57 +123,55 @@ def _decide(spectra: Iterable[tuple[float, Spectrum]], n_frames: int, tile: NDAr
 
 def _residual(frame: Picture) -> Float:
     """Luma without its smooth parts, [H, W], scaled down where it is textured."""
-    luma = frame[..., :3] @ _LUMA
+    luma = frame[..., :3].astype(np.float32) @ _LUMA
     high = luma - _smooth(luma)
     spread = np.sqrt(np.maximum(_smooth(high * high), 0.0))
     return np.asarray(np.clip(high / (spread + _FLOOR), -2.0, 2.0))
 
 
 def _smooth(values: Float) -> Float:
-    """The mean of a square window around each pixel."""
-    half = _WINDOW // 2
-    for _ in range(2):
-        padded = np.pad(values, ((half + 1, half), (0, 0)), mode="edge")
-        sums = np.cumsum(padded, axis=0)
-        values = ((sums[_WINDOW:] - sums[:-_WINDOW]) / _WINDOW).T  # each axis in turn
-    return values
-
-
-def _resized(values: Float, scale: float) -> Float:
-    """A picture brought back to the size it would have unscaled, bilinear."""
-    if scale == 1.0:
-        return values
+    """The mean of a square of 15 pixels around each."""
     for _ in range(2):
         n = len(values)
-        at = np.clip((np.arange(max(1, round(n / scale))) + 0.5) * scale - 0.5, 0, n - 1)
-        low = at.astype(int)
-        share = (at - low)[:, None]
-        values = (
-            (1 - share) * values[low] + share * values[np.minimum(low + 1, n - 1)]
-        ).T  # each axis in turn
+        ones = np.pad(values, ((7, 7), (0, 0)), mode="edge")
+        twos = ones[:-1] + ones[1:]
+        fours = twos[:-2] + twos[2:]
+        eights = fours[:-4] + fours[4:]
+        values = eights[:n] + fours[8 : 8 + n] + twos[12 : 12 + n] + ones[14:]
+        values = values.T / np.float32(15)  # each axis in turn
     return values
+
+
+@lru_cache(32)
+def _folding(n: int, scale: float) -> Float:
+    """One axis of n pixels brought back to the size it would have unscaled, bilinear, and folded: [128, n]."""
+    matrix = np.zeros((TILE, n), np.float32)
+    at = np.clip((np.arange(max(1, round(n / scale))) + 0.5) * scale - 0.5, 0, n - 1)
+    low, row = at.astype(int), np.arange(len(at)) % TILE
+    np.add.at(matrix, (row, low), 1 - (at - low))
+    np.add.at(matrix, (row, np.minimum(low + 1, n - 1)), at - low)
+    return matrix
 
 
 def _folded(residual: Float, scale: float) -> Spectrum:
     """The phases, [128, 65], of a residual that was brought back to its size and folded to one tile."""
-    residual = _resized(residual, scale)
     height, width = residual.shape
-    rows, columns = -(-height // TILE), -(-width // TILE)
-    padded = np.pad(residual, ((0, rows * TILE - height), (0, columns * TILE - width)))
-    spectrum = np.fft.rfft2(padded.reshape(rows, TILE, columns, TILE).sum(axis=(0, 2)))
+    tile = _folding(height, scale) @ residual @ _folding(width, scale).T
+    spectrum = np.fft.rfft2(tile.astype(np.float64))
     spectrum /= np.abs(spectrum) + 1e-12
     spectrum[0, 0] = 0.0
     return spectrum
 
 
-def _scores(spectrum: Spectrum, tile: NDArray[np.int8]) -> Float:
+def _scores(spectrum: Spectrum, wanted: Spectrum) -> NDArray[np.float64]:
     """How well a tile fits at each of its shifts, [128, 128], in standard deviations."""
-    match = np.fft.irfft2(spectrum * _wanted(tile).conj(), (TILE, TILE))
+    match = np.fft.irfft2(spectrum * wanted.conj(), (TILE, TILE))
     # Codecs work in blocks of 8: shifts along those vary more, where the picture was coded coarsely.
     return np.asarray(match / (max(match.std(), match[::8, ::8].ravel()[1:].std()) + 1e-12))
 
 
-def _wanted(tile: NDArray[np.int8]) -> Spectrum:
+@cache
+def _wanted(key: int = _KEY) -> Spectrum:
     """The spectrum of a tile as ``_residual`` leaves it: without its smooth parts."""
-    around = np.tile(tile.astype(np.float64), (3, 3))
+    around = np.tile(pattern(key).astype(np.float32), (3, 3))
     return np.fft.rfft2((around - _smooth(around))[TILE : 2 * TILE, TILE : 2 * TILE])
