@@ -33,6 +33,20 @@ $(VENV)/.dev: $(VENV)/.core
 	@$(PIP) --no-build-isolation -e ".[dev]"
 	@touch $@
 
+# The bindings of TensorRT 10 and 11, one lean runtime, and cuda-python, in folders of their own: enough to check every call
+# of theirs without a GPU. Tests that lack them skip and say so.
+TENSORRT_10 := 10.16.1.11
+TENSORRT_11 := 11.1.0.106
+TENSORRT_WHEELS_10 := $(addsuffix ==$(TENSORRT_10),tensorrt_cu13_bindings tensorrt_lean_cu13_bindings tensorrt_lean_cu13_libs)
+TENSORRT_WHEELS_11 := tensorrt_cu13_bindings==$(TENSORRT_11)
+tensorrt: $(VENV)/tensorrt/.10 $(VENV)/tensorrt/.11
+
+$(VENV)/tensorrt/.%: | $(VENV)/.core
+	@echo "Bringing the bindings of TensorRT $(TENSORRT_$*)"
+	@if $(PIP) --no-compile --no-deps --upgrade --target $(VENV)/tensorrt/$* $(TENSORRT_WHEELS_$*) \
+	    cuda-bindings==13.0.3 cuda-pathfinder==1.9.0; \
+	  then touch $@; else echo "pip could not bring them: tests that need them skip"; fi
+
 demo: $(VENV)/.core
 	@$(BIN)/synctalk demo
 
@@ -53,7 +67,7 @@ lint: $(VENV)/.dev
 	$(BIN)/clang-format --dry-run --Werror $(CPP)
 	$(BIN)/mypy
 
-test: system $(VENV)/.dev lint
+test: system $(VENV)/.dev lint tensorrt
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 # The kernels' tests on a native module that watches its memory and its arithmetic.

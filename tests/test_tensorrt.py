@@ -6,7 +6,9 @@ TensorRT itself is not here: its place is taken by a builder that keeps the prot
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
+import logging
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +21,8 @@ from synctalk.backends.tensor_rt import TensorRT, why_not
 from synctalk.bundle import Bundle, open_bundle
 from synctalk.errors import BackendError
 from synctalk.tensorrt.builder import Model, Say, engine_key, engines_of, models_of
-from synctalk.tensorrt.cache import EngineCache, EngineKey
+from synctalk.tensorrt.cache import EngineCache, EngineKey, EngineOptions
+from synctalk.tensorrt.progress import shown_progress
 from synctalk_export.export import export_bundle
 from tiny_subject import tiny_subject
 
@@ -47,7 +50,9 @@ class FakeBuilder:
         self.built: list[str] = []
         self.timings: list[bytes] = []
 
-    def build(self, bundle: Bundle, model: Model, timing: bytes, say: Say) -> tuple[bytes, bytes]:
+    def build(
+        self, bundle: Bundle, model: Model, options: EngineOptions, timing: bytes, say: Say
+    ) -> tuple[bytes, bytes]:
         say("Tactics", 0.5)
         self.built.append(model.member)
         self.timings.append(timing)
@@ -152,26 +157,85 @@ def test_folder_that_others_may_write_to_is_refused(tmp_path: Path) -> None:
         EngineCache(Path("/proc/none"))
 
 
+HALF = EngineOptions("fp16")
+
+
+def _silent(phase: str, done: float) -> None:
+    pass
+
+
 def test_engines_are_named_by_model_machine_and_sizes(bundle: Bundle, cache: EngineCache) -> None:
     builder, said = FakeBuilder(), []
-    assert engines_of(bundle, "fp16", 1, builder, cache, lambda *x: said.append(x)) == (
+    assert engines_of(bundle, HALF, builder, cache, lambda *x: said.append(x)) == (
         "head.fp16.onnx",
         "colour.onnx",
     )
     assert said == [("Tactics", 0.5)] * 2 and builder.timings == [b"", b"+"]
-    engines_of(bundle, "fp16", 1, builder, cache, lambda *x: None)
+    engines_of(bundle, HALF, builder, cache, _silent)
     assert len(builder.built) == 2
-    engines_of(bundle, "fp16", 4, builder, cache, lambda *x: None)
-    engines_of(bundle, "fp32", 1, builder, cache, lambda *x: None)
+    engines_of(bundle, EngineOptions("fp16", 4), builder, cache, _silent)
+    engines_of(bundle, EngineOptions("fp32"), builder, cache, _silent)
     assert builder.built[2:] == ["head.fp16.onnx", "colour.onnx", "head.onnx", "colour.onnx"]
     builder.version = "11.1.0.106"
-    engines_of(bundle, "fp16", 1, builder, cache, lambda *x: None)
+    engines_of(bundle, HALF, builder, cache, _silent)
     assert len(builder.built) == 8 and builder.timings[-2:] == [b"", b"+"]
+
+
+def test_compatible_engines_are_kept_apart_and_used_longer(bundle: Bundle, cache: EngineCache) -> None:
+    def n_built(options: EngineOptions, **changes: str) -> int:
+        builder = FakeBuilder()
+        builder.load = lambda engine: engine  # type: ignore[method-assign]
+        for name, value in changes.items():
+            setattr(builder, name, value)
+        engines_of(bundle, options, builder, cache, _silent)
+        return len(builder.built)
+
+    any_version, any_gpu = EngineOptions(version_compatible=True), EngineOptions(hardware_compatible=True)
+    assert [n_built(options) for options in (EngineOptions(), any_version, any_gpu)] == [2, 2, 2]
+    newer, other = {"version": "10.17.0.1"}, {"gpu": "RTX 5090", "compute_capability": "12.0"}
+    assert [n_built(options, **newer) for options in (EngineOptions(), any_version, any_gpu)] == [2, 0, 2]
+    assert [n_built(options, **other) for options in (EngineOptions(), any_version, any_gpu)] == [2, 2, 0]
+    assert n_built(any_version, version="11.1.0.106") == 2
+    with pytest.raises(BackendError, match="begin at compute capability"):
+        n_built(any_gpu, compute_capability="7.5")
+
+
+def test_backend_builds_as_the_user_last_did(bundle: Bundle, cache: EngineCache) -> None:
+    builder, seen = FakeBuilder(), []
+
+    def runner(engine: object, model: Model) -> object:
+        seen.append(model.max_batch)
+        return None
+
+    TensorRT(bundle, precision="float32", builder=builder, cache=cache, runner=runner, say=_silent)
+    options = EngineOptions("fp16", 8, version_compatible=True)
+    cache.keep_options(bundle.manifest.id, options)
+    assert cache.options(bundle.manifest.id) == options and cache.options("another") is None
+    TensorRT(bundle, precision="float32", builder=builder, cache=cache, runner=runner, say=_silent)
+    assert seen == [1, 1, 8, 8] and builder.built == 2 * ["head.onnx", "colour.onnx"]
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_building_shows_a_bar_on_a_terminal_only(caplog: pytest.LogCaptureFixture) -> None:
+    terminal, pipe = _Terminal(), io.StringIO()
+    with shown_progress(terminal):
+        pass
+    assert terminal.getvalue() == ""  # nothing was built
+    with shown_progress(terminal) as say:
+        say("Tactics", 0.5)
+    assert "Tactics" in terminal.getvalue()
+    with caplog.at_level(logging.DEBUG, "synctalk.tensorrt"), shown_progress(pipe) as say:
+        say("Tactics", 0.5)
+    assert pipe.getvalue() == "" and "Tactics 50 %" in caplog.text
 
 
 def test_key_follows_the_bundle(bundle: Bundle) -> None:
     head, colour = models_of(bundle, "fp32", 4)
-    keys = {engine_key(bundle, model, "fp32", FakeBuilder()).onnx_sha256 for model in (head, colour)}
+    keys = {engine_key(bundle, model, EngineOptions(), FakeBuilder()).onnx_sha256 for model in (head, colour)}
     assert len(keys) == 2
     assert len(head.profiles) == 2 and head.profiles[1][2] == 4 * head.profiles[0][2]
     with pytest.raises(BackendError, match="int8"):

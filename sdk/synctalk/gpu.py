@@ -102,7 +102,8 @@ def _missing_packages(facts: GpuFacts) -> Iterator[tuple[str, str]]:
     elif not facts.plugin:
         yield (
             "TensorRT plugin",
-            "look-ups run as TensorRT's own layers, slower: build with TENSORRT_INCLUDE_DIR (docs/gpu.md)",
+            "no library: look-ups go through Python, or without CUDA kernels as TensorRT's own layers, slower: build "
+            "with TENSORRT_INCLUDE_DIR (docs/gpu.md)",
         )
     if not facts.cuda_python:
         yield "cuda-python", "for --backend tensorrt: pip install 'synctalk[gpu]'"

@@ -115,7 +115,7 @@ def _why_not_onnxruntime(device: str) -> str | None:
 def _create_tensorrt(bundle: Bundle, device: str, threads: int | None, precision: str) -> Backend:
     from .tensor_rt import TensorRT
 
-    return TensorRT(bundle, device, precision)
+    return TensorRT(bundle, device, threads, precision)
 
 
 def _why_not_tensorrt(device: str) -> str | None:

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
-import logging
+import os
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from synctalk.bundle import Bundle
 from synctalk.errors import BackendError
-from synctalk.tensorrt.builder import Builder, Model, Say, TensorRTBuilder, engines_of, models_of
+from synctalk.tensorrt.builder import (
+    Builder,
+    Model,
+    Say,
+    TensorRTBuilder,
+    best_precision,
+    engines_of,
+    models_of,
+)
 from synctalk.tensorrt.builder import why_not as why_no_builder
-from synctalk.tensorrt.cache import EngineCache
+from synctalk.tensorrt.cache import EngineCache, EngineOptions
+from synctalk.tensorrt.progress import shown_progress
 
 from . import HeadRequest
 from .field_march import FieldMarcher
-from .sessions import AudioNetwork, why_no_onnxruntime
+from .sessions import AudioNetwork, usable_cpus, why_no_onnxruntime
 
 __all__ = ["TensorRT", "why_not"]
 
@@ -24,7 +35,8 @@ Float = NDArray[np.float32]
 Runner = Callable[[Mapping[str, Float]], Mapping[str, Float]]
 """Inputs by name -> outputs by name."""
 
-_LOG = logging.getLogger(__name__)
+_NO_GRAPHS = "SYNCTALK_NO_CUDA_GRAPHS"
+"""Where set, every kernel is launched by itself."""
 
 
 def why_not(device: str) -> str | None:
@@ -43,6 +55,7 @@ class TensorRT:
         self,
         bundle: Bundle,
         device: str = "auto",
+        threads: int | None = None,
         precision: str = "auto",
         builder: Builder | None = None,
         cache: EngineCache | None = None,
@@ -51,7 +64,9 @@ class TensorRT:
     ) -> None:
         """Engines are built on first use (minutes) and kept in the user's cache; ``synctalk build-engines`` does it ahead.
 
-        builder, cache, runner: TensorRT's own and the user's cache unless given; say: told how far building is.
+        threads: how many blocks of rays are marched at once; those that wait for the GPU together share a launch.
+        builder, cache, runner: TensorRT's own and the user's cache unless given; say: told how far building is, a bar
+        on the terminal unless given.
 
         Raises: BackendError: it cannot work on the device, or in the precision.
         """
@@ -59,17 +74,17 @@ class TensorRT:
             if reason := why_not(device):
                 raise BackendError(f"backend tensorrt cannot work on device {device!r}: {reason}")
             builder = TensorRTBuilder()
-        if runner is None:
-            from synctalk.tensorrt.runner import EngineRunner
-
-            runner = EngineRunner
-        chosen = _engine_precision(bundle, precision)
-        engines = engines_of(bundle, chosen, 1, builder, cache or EngineCache(), say or _log)
-        models = models_of(bundle, chosen)
+        runner, cache = runner or _engine_runner, cache or EngineCache()
+        built = cache.options(bundle.manifest.id) or EngineOptions()
+        options = replace(built, precision=_engine_precision(bundle, precision))
+        with nullcontext(say) if say else shown_progress() as told:
+            engines = engines_of(bundle, options, builder, cache, told)
+        models = models_of(bundle, options.precision, options.max_batch)
         self._head, self._colour = (runner(*pair) for pair in zip(engines, models, strict=True))
         self._audio = AudioNetwork(bundle)
         spec, occupancy = bundle.manifest.spec.field, bundle.tensors["occupancy"]
-        self._marcher = FieldMarcher(spec, occupancy, self.head, self._colour_of)
+        n_threads = threads or usable_cpus()
+        self._marcher = FieldMarcher(spec, occupancy, self.head, self._colour_of, n_threads)
 
     def condition(self, windows: Float) -> Float:
         """Mel windows [N, taps, mels, columns] -> condition [N, C]."""
@@ -88,16 +103,18 @@ class TensorRT:
         return self._colour({"feature": feature, "direction": direction, "appearance": appearance})["colour"]
 
 
+def _engine_runner(engine: object, model: Model) -> Runner:
+    from synctalk.tensorrt.runner import EngineRunner
+
+    return EngineRunner(engine, model, use_graphs=not os.environ.get(_NO_GRAPHS))
+
+
 def _engine_precision(bundle: Bundle, precision: str) -> str:
     """``fp32`` or ``fp16`` for a backend's precision; ``auto`` takes what the export found good enough."""
     if precision == "auto":
-        return "fp16" if "head.fp16.onnx" in bundle.manifest.files else "fp32"
+        return best_precision(bundle)
     if precision == "float32":
         return "fp32"
     raise BackendError(
         f"backend tensorrt does not compute in {precision}: choose --precision auto or float32"
     )
-
-
-def _log(phase: str, done: float) -> None:
-    _LOG.debug("TensorRT: %s %.0f %%", phase, 100 * done)

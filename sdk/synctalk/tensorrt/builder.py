@@ -1,4 +1,4 @@
-"""Building engines with TensorRT 10 or 11, on the machine that will run them. Not yet run on hardware.
+"""Building engines with TensorRT 10 or 11. Not yet run on hardware.
 
 Networks are strongly typed: TensorRT computes in the types that the ONNX file says, in both versions alike.
 """
@@ -16,15 +16,17 @@ from typing import Any, Protocol
 from synctalk.bundle import TENSORS, Bundle
 from synctalk.errors import BackendError
 
-from .cache import EngineCache, EngineKey
-from .plugin import load_plugin, plugin_path
+from .cache import EngineCache, EngineKey, EngineOptions
+from .plugin import load_plugin
 
 __all__ = [
     "PRECISIONS",
     "Builder",
+    "EngineOptions",
     "Model",
     "Say",
     "TensorRTBuilder",
+    "best_precision",
     "engine_key",
     "engines_of",
     "models_of",
@@ -39,7 +41,7 @@ SAMPLES_AT_ONCE = 1 << 16
 RAYS_AT_ONCE = 1 << 13
 
 Say = Callable[[str, float], None]
-"""Told what TensorRT is doing, and how much of it is done, 0..1."""
+"""Told what TensorRT is doing, and how much of it is done, 0..1. May raise KeyboardInterrupt: building ends."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,10 @@ class Model:
         return ((1, latency, latency),) + (((1, throughput, throughput),) if self.max_batch > 1 else ())
 
 
+_FOR_THIS_MACHINE = EngineOptions()
+"""Compatible with nothing else."""
+
+
 class Builder(Protocol):
     """Whoever turns ONNX files into engines."""
 
@@ -69,13 +75,20 @@ class Builder(Protocol):
     compute_capability: str
     plugin: str
 
-    def build(self, bundle: Bundle, model: Model, timing: bytes, say: Say) -> tuple[bytes, bytes]:
+    def build(
+        self, bundle: Bundle, model: Model, options: EngineOptions, timing: bytes, say: Say
+    ) -> tuple[bytes, bytes]:
         """An engine, and the timing cache with its measurements added. Raises: BackendError."""
         ...
 
     def load(self, engine: bytes) -> Any | None:
         """Something to run, or None where the engine does not fit."""
         ...
+
+
+def best_precision(bundle: Bundle) -> str:
+    """fp16 where the export found it good enough, else fp32."""
+    return "fp16" if "head.fp16.onnx" in bundle.manifest.files else "fp32"
 
 
 def models_of(bundle: Bundle, precision: str, max_batch: int = 1) -> tuple[Model, Model]:
@@ -98,36 +111,43 @@ def models_of(bundle: Bundle, precision: str, max_batch: int = 1) -> tuple[Model
     return Model(head, points, SAMPLES_AT_ONCE, max_batch), Model("colour.onnx", rays, colour_rows, max_batch)
 
 
-def engine_key(bundle: Bundle, model: Model, precision: str, builder: Builder) -> EngineKey:
-    """What the engine of a model depends on."""
+def engine_key(bundle: Bundle, model: Model, options: EngineOptions, builder: Builder) -> EngineKey:
+    """What the engine of a model depends on: less of TensorRT's version and of the GPU where it is compatible."""
     files = bundle.manifest.files
     content = hashlib.sha256(f"{files[model.member].sha256} {files[TENSORS].sha256}".encode()).hexdigest()
     profile = ";".join(":".join(map(str, sizes)) for sizes in model.profiles)
+    any_gpu = options.hardware_compatible
     return EngineKey(
         onnx_sha256=content,
-        tensorrt=builder.version,
-        gpu=builder.gpu,
-        compute_capability=builder.compute_capability,
-        precision=precision,
+        tensorrt=f"{_major(builder.version)}, any minor" if options.version_compatible else builder.version,
+        gpu="any" if any_gpu else builder.gpu,
+        compute_capability="8.0 or newer" if any_gpu else builder.compute_capability,
+        precision=options.precision,
         profile=profile,
         plugin=builder.plugin,
     )
 
 
 def engines_of(
-    bundle: Bundle, precision: str, max_batch: int, builder: Builder, cache: EngineCache, say: Say
+    bundle: Bundle, options: EngineOptions, builder: Builder, cache: EngineCache, say: Say
 ) -> tuple[Any, Any]:
     """The head's and the colour network's engine, built where the cache has none.
 
-    Raises: BackendError: the precision is not to be had, or TensorRT cannot build.
+    Raises: BackendError: the options are not to be had, or TensorRT cannot build.
     """
+    if options.hardware_compatible and float(builder.compute_capability) < 8.0:
+        raise BackendError(
+            f"hardware-compatible engines begin at compute capability 8.0, and {builder.gpu} has "
+            f"{builder.compute_capability}: build for this GPU alone"
+        )
     loaded = []
-    for model in models_of(bundle, precision, max_batch):
-        key = engine_key(bundle, model, precision, builder)
+    for model in models_of(bundle, options.precision, options.max_batch):
+        key = engine_key(bundle, model, options, builder)
+        here = engine_key(bundle, model, _FOR_THIS_MACHINE, builder)  # names the measurements
 
-        def build(model: Model = model, key: EngineKey = key) -> bytes:
-            engine, timing = builder.build(bundle, model, cache.timing(key), say)
-            cache.keep_timing(key, timing)
+        def build(model: Model = model, here: EngineKey = here) -> bytes:
+            engine, timing = builder.build(bundle, model, options, cache.timing(here), say)
+            cache.keep_timing(here, timing)
             return engine
 
         loaded.append(cache.load_or_build(key, builder.load, build))
@@ -143,36 +163,55 @@ def why_not() -> str | None:
         import tensorrt
     except ImportError as error:
         return f"TensorRT is not installed ({error}): pip install 'synctalk[tensorrt]' on a machine with an NVIDIA GPU"
-    if int(tensorrt.__version__.split(".")[0]) not in (10, 11):
+    if _major(tensorrt.__version__) not in (10, 11):
         return f"TensorRT {tensorrt.__version__} is neither 10 nor 11: pip install 'tensorrt-cu13>=10.14,<12'"
     return device.why_not()
+
+
+def _major(version: str) -> int:
+    return int(version.split(".")[0])
 
 
 class TensorRTBuilder:
     """The real one."""
 
-    def __init__(self, max_workspace_bytes: int = 1 << 30) -> None:
-        """Raises: BackendError: TensorRT or the GPU is missing, or the plugin does not load."""
-        if reason := why_not():
-            raise BackendError(f"TensorRT cannot work here: {reason}")
-        import tensorrt
+    def __init__(
+        self, max_workspace_bytes: int = 1 << 30, trt: Any = None, gpu: tuple[str, str] | None = None
+    ) -> None:
+        """trt, gpu: TensorRT's module, and name and compute capability of the GPU; those of this machine unless given.
 
-        from . import device
+        Raises: BackendError: TensorRT or the GPU is missing, or the plugin does not load.
+        """
+        if trt is None:
+            if reason := why_not():
+                raise BackendError(f"TensorRT cannot work here: {reason}")
+            import tensorrt
 
-        self._trt: Any = tensorrt
-        self._logger = _logger(tensorrt)
+            trt = tensorrt
+        if gpu is None:
+            from .device import Cuda
+
+            cuda = Cuda()
+            gpu = cuda.name, cuda.compute_capability
+        self._trt = trt
+        self._logger = _logger(trt)
         self._max_workspace_bytes = max_workspace_bytes
-        self.version = str(tensorrt.__version__)
-        self.gpu, self.compute_capability = device.describe()
-        path = plugin_path(int(self.version.split(".")[0])) if load_plugin(tensorrt) else None
-        self.plugin = hashlib.sha256(path.read_bytes()).hexdigest() if path else ""
-        self._runtime = tensorrt.Runtime(self._logger)
+        self.version = str(trt.__version__)
+        self.gpu, self.compute_capability = gpu
+        self._plugin = load_plugin(trt)
+        self.plugin = self._plugin.digest
+        self._runtime = trt.Runtime(self._logger)
+        self._runtime.engine_host_code_allowed = (
+            True  # version-compatible engines of the cache, which nobody else writes
+        )
 
     def load(self, engine: bytes) -> Any | None:
         """A deserialised engine, or None."""
         return self._runtime.deserialize_cuda_engine(engine)
 
-    def build(self, bundle: Bundle, model: Model, timing: bytes, say: Say) -> tuple[bytes, bytes]:
+    def build(
+        self, bundle: Bundle, model: Model, options: EngineOptions, timing: bytes, say: Say
+    ) -> tuple[bytes, bytes]:
         """An engine and the timing cache."""
         trt = self._trt
         builder = trt.Builder(self._logger)
@@ -186,15 +225,19 @@ class TensorRTBuilder:
             if not parser.parse_from_file(str(path)):
                 errors = "; ".join(parser.get_error(i).desc() for i in range(parser.num_errors))
                 raise BackendError(f"{model.member}: TensorRT {self.version} cannot read it: {errors}")
-            config, cache = self._configured(builder, model, timing, say)
+            config, cache = self._configured(builder, model, timing)
+            self._make_compatible(config, options)
+            monitor = config.progress_monitor = _progress_monitor(trt, say)
             engine = builder.build_serialized_network(network, config)
+        if monitor.was_interrupted:
+            raise KeyboardInterrupt
         if engine is None:
             raise BackendError(
                 f"{model.member}: TensorRT {self.version} built no engine for {self.gpu}: see its log lines above"
             )
         return bytes(engine), bytes(cache.serialize())
 
-    def _configured(self, builder: Any, model: Model, timing: bytes, say: Say) -> tuple[Any, Any]:
+    def _configured(self, builder: Any, model: Model, timing: bytes) -> tuple[Any, Any]:
         """A builder's configuration, and its timing cache."""
         trt = self._trt
         config = builder.create_builder_config()
@@ -206,8 +249,21 @@ class TensorRTBuilder:
             config.add_optimization_profile(profile)
         cache = config.create_timing_cache(timing)
         config.set_timing_cache(cache, ignore_mismatch=False)
-        config.progress_monitor = _progress_monitor(trt, say)
         return config, cache
+
+    def _make_compatible(self, config: Any, options: EngineOptions) -> None:
+        trt = self._trt
+        if options.hardware_compatible:
+            config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
+        if options.version_compatible:
+            if self._plugin.is_python:
+                raise BackendError(
+                    "a version-compatible engine cannot hold the Python plugin: build the plugin library "
+                    "(docs/gpu.md), or do without it: SYNCTALK_TENSORRT_PLUGIN=none"
+                )
+            config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+            if self._plugin.library is not None:
+                config.plugins_to_serialize = [str(self._plugin.library)]
 
 
 def _logger(trt: Any) -> Any:
@@ -231,17 +287,24 @@ def _progress_monitor(trt: Any, say: Say) -> Any:
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
+            self.was_interrupted = False
             self._steps: dict[str, int] = {}
+
+        def _say(self, phase: str, done: float) -> None:
+            try:
+                say(phase, done)
+            except KeyboardInterrupt:  # must not travel through TensorRT
+                self.was_interrupted = True
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
             self._steps[phase_name] = num_steps
-            say(phase_name, 0.0)
+            self._say(phase_name, 0.0)
 
         def step_complete(self, phase_name: str, step: int) -> bool:
-            say(phase_name, (step + 1) / max(1, self._steps.get(phase_name, 1)))
-            return True
+            self._say(phase_name, (step + 1) / max(1, self._steps.get(phase_name, 1)))
+            return not self.was_interrupted
 
         def phase_finish(self, phase_name: str) -> None:
-            say(phase_name, 1.0)
+            self._say(phase_name, 1.0)
 
     return Monitor()

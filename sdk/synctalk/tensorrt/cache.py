@@ -21,7 +21,7 @@ from typing import TypeVar
 
 from synctalk.errors import BackendError
 
-__all__ = ["EngineCache", "EngineKey", "default_folder"]
+__all__ = ["EngineCache", "EngineKey", "EngineOptions", "default_folder"]
 
 _LOG = logging.getLogger(__name__)
 _MAX_HEADER = 1 << 16
@@ -37,15 +37,29 @@ def default_folder() -> Path:
 
 
 @dataclass(frozen=True)
+class EngineOptions:
+    """What a user chooses of an avatar's engines."""
+
+    precision: str = "fp32"
+    max_batch: int = 1
+    """Frames at once."""
+    version_compatible: bool = False
+    """Runs in every minor version of one major version of TensorRT."""
+    hardware_compatible: bool = False
+    """Runs on every GPU from compute capability 8.0 on."""
+
+
+@dataclass(frozen=True)
 class EngineKey:
     """All that an engine depends on."""
 
     onnx_sha256: str
     """Of the ONNX file and of the tensors that it keeps outside."""
     tensorrt: str
-    """Version, all four numbers."""
+    """Version, all four numbers; of a version-compatible engine only the first."""
     gpu: str
     compute_capability: str
+    """Of a hardware-compatible engine the least."""
     precision: str
     profile: str
     """Sizes that it was optimised for."""
@@ -119,6 +133,18 @@ class EngineCache:
     def keep_timing(self, key: EngineKey, content: bytes) -> None:
         """Write the timing cache."""
         _write(self.folder / f"{key.timing_digest}.timing", {"timing": key.timing_digest}, content)
+
+    def options(self, avatar: str) -> EngineOptions | None:
+        """How the user last built an avatar's engines, or None. avatar: the manifest's id."""
+        kept = _read(self._options_path(avatar), {"avatar": avatar})
+        return EngineOptions(**json.loads(kept)) if kept is not None else None
+
+    def keep_options(self, avatar: str, options: EngineOptions) -> None:
+        """Let the backend build an avatar's engines so from now on."""
+        _write(self._options_path(avatar), {"avatar": avatar}, json.dumps(asdict(options)).encode())
+
+    def _options_path(self, avatar: str) -> Path:
+        return self.folder / f"{hashlib.sha256(avatar.encode()).hexdigest()[:32]}.options"
 
     @contextmanager
     def _locked(self, name: str) -> Iterator[None]:

@@ -13,14 +13,21 @@ __all__ = ["build_engines"]
 def build_engines(
     avatar: Annotated[Path, typer.Argument(metavar="AVATAR", help="A bundle: an .avatar file or folder.")],
     precision: Annotated[
-        str, typer.Option(metavar="NAME", help="fp32, or fp16 where the bundle has it.")
-    ] = "fp16",
+        str, typer.Option(metavar="NAME", help="auto (fp16 where the bundle has it), fp16 or fp32.")
+    ] = "auto",
     max_batch: Annotated[int, typer.Option(min=1, max=64, help="Frames in one call, at most.")] = 1,
+    version_compatible: Annotated[
+        bool, typer.Option("--version-compatible", help="Fit every minor version of this TensorRT; slower.")
+    ] = False,
+    hardware_compatible: Annotated[
+        bool, typer.Option("--hardware-compatible", help="Fit every GPU from RTX 30 on; slower.")
+    ] = False,
 ) -> None:
     """Build TensorRT engines for an avatar on this machine's GPU, and keep them in your cache.
 
-    `--backend tensorrt` does so by itself on first use; this does it ahead. Engines fit one GPU model, one version of
-    TensorRT and one avatar; those that do not fit are built again.
+    `--backend tensorrt` does so by itself on first use; this does it ahead, and decides how the avatar's engines are
+    built from then on. Engines fit one avatar, one version of TensorRT and one GPU model unless you ask for more; those
+    that do not fit are built again.
 
     Examples:
 
@@ -29,27 +36,23 @@ def build_engines(
       synctalk build-engines may.avatar --precision fp32 --max-batch 8
     """
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn
 
     from synctalk.bundle import open_bundle
 
-    from .builder import TensorRTBuilder, engines_of, models_of
+    from .builder import EngineOptions, TensorRTBuilder, best_precision, engines_of, models_of
     from .cache import EngineCache
+    from .progress import shown_progress
 
     bundle = open_bundle(avatar)
+    chosen = best_precision(bundle) if precision == "auto" else precision
     models_of(
-        bundle, precision, max_batch
+        bundle, chosen, max_batch
     )  # a precision that cannot be had is refused before the GPU is looked for
     builder, cache = TensorRTBuilder(), EngineCache()
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
-    with Progress(TextColumn("{task.description}"), BarColumn(), console=console, transient=True) as progress:
-        bar = progress.add_task("reading", total=1.0)
-        engines_of(
-            bundle,
-            precision,
-            max_batch,
-            builder,
-            cache,
-            lambda phase, done: progress.update(bar, description=phase, completed=done),
-        )
-    console.print(f"engines for {builder.gpu}, TensorRT {builder.version}, {precision}: {cache.folder}")
+    options = EngineOptions(chosen, max_batch, version_compatible, hardware_compatible)
+    with shown_progress() as say:
+        engines_of(bundle, options, builder, cache, say)
+    cache.keep_options(bundle.manifest.id, options)
+    Console(stderr=True, highlight=False, soft_wrap=True).print(
+        f"engines for {builder.gpu}, TensorRT {builder.version}, {chosen}: {cache.folder}"
+    )
