@@ -30,6 +30,8 @@ class GpuFacts:
     driver: str = ""
     native_devices: int = 0
     """GPUs that the native module can use."""
+    native_cuda: str = ""
+    """Why backend native-cuda cannot work where there are such GPUs, or nothing."""
     has_cudnn: bool = False
     onnxruntime: str = ""
     onnxruntime_gpu: str = ""
@@ -51,6 +53,7 @@ def look() -> GpuFacts:
         compute_capability=capability,
         driver=driver,
         native_devices=_native.cuda_devices(),
+        native_cuda=_native.cuda_why_not() if _native.cuda_devices() else "",
         has_cudnn=bool(_version("nvidia-cudnn-cu13")) or _loads("libcudnn.so.9"),
         onnxruntime=_version("onnxruntime"),
         onnxruntime_gpu=_version("onnxruntime-gpu"),
@@ -87,6 +90,8 @@ def complaints(facts: GpuFacts) -> Iterator[tuple[str, str]]:
             "this build has none, or none for this GPU: with nvcc at hand, SYNCTALK_CUDA=ON "
             f"CUDAARCHS={facts.compute_capability}-real pip install --force-reinstall synctalk",
         )
+    elif facts.native_cuda:
+        yield "backend native-cuda", facts.native_cuda
     yield from _missing_packages(facts)
 
 

@@ -35,7 +35,7 @@ def speak(
     jobs: Annotated[int, typer.Option("-j", "--jobs", metavar="N", min=1, help="Sounds at once.")] = 1,
     force: Annotated[bool, typer.Option("--force", help="Speak finished sounds of a folder again.")] = False,
     backend: Annotated[
-        str, typer.Option(metavar="NAME", help="auto, native-cpu, onnxruntime or tensorrt.")
+        str, typer.Option(metavar="NAME", help="auto, native-cuda, native-cpu, onnxruntime or tensorrt.")
     ] = "auto",
     device: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu or cuda.")] = "auto",
     threads: Annotated[
@@ -43,7 +43,7 @@ def speak(
     ] = None,
     precision: Annotated[
         str,
-        typer.Option(metavar="NAME", help="auto, float32 or int16 (fast, native-cpu; 60 dB from float32)."),
+        typer.Option(metavar="NAME", help="auto, float32, int16 (native-cpu) or float16 (native-cuda)."),
     ] = "auto",
     detail: Annotated[
         str, typer.Option(metavar="NAME", help="auto, full or half (heads at half the size, upsampled).")

@@ -33,8 +33,8 @@ Float = NDArray[np.float32]
 _LOG = logging.getLogger(__name__)
 
 DEVICES = ("auto", "cpu", "cuda")
-PRECISIONS = ("auto", "float32", "int16")
-"""``auto`` is the fastest that export found to be as good as float32."""
+PRECISIONS = ("auto", "float32", "float16", "int16")
+"""``auto`` is the fastest that is as good as float32 for the eye, in each backend; no backend has all of them."""
 DETAILS = ("auto", "full", "half")
 """How large heads are rendered: as the frame, or at half its size and upsampled. ``auto`` is half on CPUs where the bundle
 has an upsampler."""
@@ -84,6 +84,18 @@ class BackendEntry:
     """Whether rays are so cheap that ``auto`` renders heads at full size."""
 
 
+def _create_native_cuda(bundle: Bundle, device: str, threads: int | None, precision: str) -> Backend:
+    from .native_cuda import NativeCuda
+
+    return NativeCuda(bundle, device, precision)
+
+
+def _why_not_native_cuda(device: str) -> str | None:
+    from .native_cuda import why_not
+
+    return why_not(device)
+
+
 def _create_native_cpu(bundle: Bundle, device: str, threads: int | None, precision: str) -> Backend:
     from .native_cpu import NativeCpu
 
@@ -125,6 +137,7 @@ def _why_not_tensorrt(device: str) -> str | None:
 
 
 BACKENDS: tuple[BackendEntry, ...] = (
+    BackendEntry("native-cuda", _create_native_cuda, _why_not_native_cuda, is_fast=True),
     BackendEntry("native-cpu", _create_native_cpu, _why_not_native_cpu),
     BackendEntry("onnxruntime", _create_onnxruntime, _why_not_onnxruntime),
     BackendEntry("tensorrt", _create_tensorrt, _why_not_tensorrt, is_fast=True),

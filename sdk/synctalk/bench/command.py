@@ -25,7 +25,9 @@ def bench(
     threads: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="CPU threads; all by default.")
     ] = None,
-    precision: Annotated[str, typer.Option(metavar="NAME", help="auto, float32 or int16.")] = "auto",
+    precision: Annotated[
+        str, typer.Option(metavar="NAME", help="auto, float32, int16 (native-cpu) or float16 (native-cuda).")
+    ] = "auto",
     detail: Annotated[
         str, typer.Option(metavar="NAME", help="auto, full or half (heads at half the size, upsampled).")
     ] = "auto",
