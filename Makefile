@@ -1,5 +1,5 @@
 # make demo   set everything up and let the demo avatar speak        make test   set up what tests need, and test
-# make setup  the virtual environment with the core only             make lint | sanitize | integrations | format | clean
+# make setup  the virtual environment with the core only             make lint | sanitize | integrations | cuda | format | clean
 SHELL := /bin/bash
 PYTHON ?= python3.11
 VENV := .venv
@@ -12,7 +12,7 @@ SYSTEM_LIBRARIES := libgl1 libegl1 libgles2 libglib2.0-0 espeak-ng chromium
 PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip --disable-pip-version-check install --quiet
 CPP := $(wildcard csrc/*.h csrc/*.cpp csrc/*.cu)
 
-.PHONY: setup demo test lint sanitize integrations format clean system
+.PHONY: setup demo test lint sanitize integrations cuda format clean system
 setup: $(VENV)/.core
 
 $(VENV)/.build: pyproject.toml
@@ -86,6 +86,16 @@ $(INTEGRATIONS)/.ready: $(VENV)/.core
 
 integrations: $(INTEGRATIONS)/.ready
 	PYTHONPATH=sdk OMP_NUM_THREADS=1 $(INTEGRATIONS)/bin/python -m pytest tests/test_{livekit,pipecat,examples}.py
+
+# The CUDA half, for the oldest GPUs and the newest: compiled where there is nvcc, and loaded, which needs no GPU.
+cuda: $(VENV)/.build
+	@if ! command -v nvcc > /dev/null; then echo "No nvcc: CUDA kernels are not compiled"; exit 0; fi; \
+	  set -euo pipefail; echo "Compiling the CUDA kernels"; mkdir -p build/cuda; \
+	  { $(BIN)/cmake -S . -B build/cuda -G Ninja -DSYNCTALK_CUDA=ON -DCMAKE_CUDA_ARCHITECTURES="75-real;120" \
+	      -DPython_EXECUTABLE=$$PWD/$(BIN)/python -DCMAKE_MAKE_PROGRAM=$$PWD/$(BIN)/ninja \
+	      -Dpybind11_DIR="$$($(BIN)/python -m pybind11 --cmakedir)" && $(BIN)/cmake --build build/cuda; \
+	  } > build/cuda/log 2>&1 || { cat build/cuda/log >&2; exit 1; }; \
+	  PYTHONPATH=build/cuda $(BIN)/python -c "import _native; print(_native.CudaRenderer, _native.cuda_why_not() or 'works')"
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
