@@ -254,17 +254,19 @@ void CudaRenderer::launch(const Lane& lane, cudaStream_t stream) const {
   check(cudaGetLastError(), "render");
 }
 
+// On a stream that nobody else knows: what other threads queue must not become part of the graph.
 void CudaRenderer::capture(Lane& lane) const {
+  const Queue apart(queue_->device());
   cudaGraph_t graph = nullptr;
-  check(cudaStreamBeginCapture(queue_->stream(), cudaStreamCaptureModeThreadLocal), "capture");
+  check(cudaStreamBeginCapture(apart.stream(), cudaStreamCaptureModeThreadLocal), "capture");
   try {
-    launch(lane, queue_->stream());
+    launch(lane, apart.stream());
   } catch (...) {
-    (void)cudaStreamEndCapture(queue_->stream(), &graph);
+    (void)cudaStreamEndCapture(apart.stream(), &graph);
     if (graph) (void)cudaGraphDestroy(graph);
     throw;
   }
-  check(cudaStreamEndCapture(queue_->stream(), &graph), "capture, end");
+  check(cudaStreamEndCapture(apart.stream(), &graph), "capture, end");
   const cudaError_t made = cudaGraphInstantiate(&lane.graph, graph, 0);
   (void)cudaGraphDestroy(graph);
   check(made, "graph");
