@@ -16,12 +16,20 @@ extern const PeakPath peak_path;
 namespace avx2 {
 extern const PeakPath peak_path;
 }
+namespace avxvnni {
+extern const PeakPath peak_path;
+}
 namespace avx512 {
+extern const PeakPath peak_path;
+}
+namespace avx512vnni {
 extern const PeakPath peak_path;
 }
 #else
 namespace avx2 = portable;
+namespace avxvnni = portable;
 namespace avx512 = portable;
+namespace avx512vnni = portable;
 #endif
 
 namespace {
@@ -29,7 +37,8 @@ namespace {
 constexpr int64_t kTurns = 1 << 19;  // one to five milliseconds
 
 std::vector<PeakLoop> usable_loops() {
-  const PeakPath& path = by_simd(portable::peak_path, avx2::peak_path, avx512::peak_path);
+  const PeakPath& path =
+      by_simd(portable::peak_path, avx2::peak_path, avxvnni::peak_path, avx512::peak_path, avx512vnni::peak_path);
   std::vector<PeakLoop> loops(path.loops, path.loops + path.n_loops);
   loops.erase(std::remove_if(loops.begin(), loops.end(), [](const PeakLoop& loop) { return !loop.can_run(); }),
               loops.end());

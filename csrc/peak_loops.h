@@ -54,8 +54,13 @@ static bool has_bf16() { return __builtin_cpu_supports("avx512bf16"); }
 
 [[gnu::noinline]] static void turn_int16(int64_t turns) {
   turn_chains(turns, IVec{} + 1, IVec{} + 2, [](IVec a, IVec b, IVec sum) {
+#if defined(__AVX512VNNI__)
     asm("vpdpwssd %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
     return sum;
+#else
+    return sum + reinterpret_cast<IVec>(
+                     _mm512_madd_epi16(reinterpret_cast<__m512i>(a), reinterpret_cast<__m512i>(b)));
+#endif
   });
 }
 
@@ -69,7 +74,11 @@ static bool has_bf16() { return __builtin_cpu_supports("avx512bf16"); }
 constexpr PeakLoop PEAK_LOOPS[] = {
     {"fp32", PEAK_CHAINS * LANES, always, turn_fp32},
     {"bf16", PEAK_CHAINS * LANES * 2, has_bf16, turn_bf16},
+#if defined(__AVX512VNNI__)
     {"int16", PEAK_CHAINS * LANES * 2, has_vnni, turn_int16},
+#else
+    {"int16", PEAK_CHAINS * LANES * 2, always, turn_int16},
+#endif
     {"int8", PEAK_CHAINS * LANES * 4, has_vnni, turn_int8},
 };
 
@@ -83,8 +92,14 @@ constexpr PeakLoop PEAK_LOOPS[] = {
 }
 
 [[gnu::noinline]] static void turn_int16(int64_t turns) {
-  turn_chains(turns, _mm256_set1_epi16(1), _mm256_set1_epi16(2),
-              [](__m256i a, __m256i b, __m256i sum) { return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b)); });
+  turn_chains(turns, _mm256_set1_epi16(1), _mm256_set1_epi16(2), [](__m256i a, __m256i b, __m256i sum) {
+#if defined(__AVXVNNI__)
+    asm("{vex} vpdpwssd %2, %1, %0" : "+x"(sum) : "x"(a), "x"(b));
+    return sum;
+#else
+                return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b));
+#endif
+  });
 }
 
 constexpr PeakLoop PEAK_LOOPS[] = {

@@ -30,6 +30,17 @@ static inline IVec multiply_pairs(IVec a, IVec b) {
 #endif
 }
 
+// Adds the products of both halves. Inline assembly: compilers copy the accumulator of these intrinsics.
+static inline void add_products(IVec& sum, IVec a, IVec b) {
+#if defined(__AVX512VNNI__)
+  asm("vpdpwssd %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
+#elif defined(__AVXVNNI__)
+  asm("{vex} vpdpwssd %2, %1, %0" : "+x"(sum) : "x"(a), "x"(b));
+#else
+  sum += multiply_pairs(a, b);
+#endif
+}
+
 static inline IVec pair_of(IVec low, IVec high) { return (low & 0xffff) | (high << 16); }
 
 static inline IVec rounded(Vec x) {
@@ -191,7 +202,7 @@ template <int VECS, class Finish>
       for (int o = 0; o < QUANTISED_OUTPUTS; ++o) {
         const IVec right = splat(weights[o]);
 #pragma GCC unroll 4
-        for (int v = 0; v < VECS; ++v) sum[o][v] += multiply_pairs(left[v], right);
+        for (int v = 0; v < VECS; ++v) add_products(sum[o][v], left[v], right);
       }
       from += FIELD_BLOCK;
       weights += QUANTISED_OUTPUTS;
@@ -259,7 +270,7 @@ template <int ROWS, int VECS>
       for (int v = 0; v < VECS; ++v) {
         const IVec right = load(weights + v * LANES);
 #pragma GCC unroll 4
-        for (int i = 0; i < ROWS; ++i) sum[i][v] += multiply_pairs(left[i], right);
+        for (int i = 0; i < ROWS; ++i) add_products(sum[i][v], left[i], right);
       }
       from += step;
       weights += stride;

@@ -15,16 +15,25 @@ extern const RendererPath renderer_path;
 namespace avx2 {
 extern const RendererPath renderer_path;
 }
+namespace avxvnni {
+extern const RendererPath renderer_path;
+}
 namespace avx512 {
+extern const RendererPath renderer_path;
+}
+namespace avx512vnni {
 extern const RendererPath renderer_path;
 }
 #else
 namespace avx2 = portable;
+namespace avxvnni = portable;
 namespace avx512 = portable;
+namespace avx512vnni = portable;
 #endif
 
 const RendererPath& renderer_path() {
-  return by_simd(portable::renderer_path, avx2::renderer_path, avx512::renderer_path);
+  return by_simd(portable::renderer_path, avx2::renderer_path, avxvnni::renderer_path, avx512::renderer_path,
+                 avx512vnni::renderer_path);
 }
 
 namespace {

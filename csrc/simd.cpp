@@ -8,15 +8,17 @@
 namespace synctalk {
 namespace {
 
-constexpr const char* kNames[] = {"portable", "avx2", "avx512"};
+constexpr const char* kNames[] = {"portable", "avx2", "avxvnni", "avx512", "avx512vnni"};
 
 bool can_run(Simd path) {
 #ifdef SYNCTALK_X86
   const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
   switch (path) {
-    case Simd::avx512:
-      return has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-             __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    case Simd::avx512vnni: return has_avx512 && __builtin_cpu_supports("avx512vnni");
+    case Simd::avx512: return has_avx512;
+    case Simd::avxvnni: return has_avx2 && __builtin_cpu_supports("avxvnni");
     case Simd::avx2: return has_avx2;
     default: return true;
   }
@@ -49,7 +51,7 @@ std::atomic<Simd>& current() {
 
 std::vector<std::string> simd_paths() {
   std::vector<std::string> paths;
-  for (const Simd path : {Simd::portable, Simd::avx2, Simd::avx512}) {
+  for (const Simd path : {Simd::portable, Simd::avx2, Simd::avxvnni, Simd::avx512, Simd::avx512vnni}) {
     if (can_run(path)) paths.emplace_back(kNames[static_cast<int>(path)]);
   }
   return paths;

@@ -14,7 +14,7 @@ from synctalk.bench.field import Baseline, field_work, race
 from synctalk.bundle import open_bundle
 from synctalk.cli import DEMO
 
-LEAST_RATIO = {"portable": 1.0, "avx2": 2.0, "avx512": 2.0}
+LEAST_RATIO = {"portable": 1.0}
 """Whole heads over the bare field in eager PyTorch: two thirds of what a busy machine shows."""
 
 
@@ -36,7 +36,7 @@ def test_native_renderer_is_several_times_faster_than_eager_pytorch() -> None:
     work = field_work(bundle, [request])
     eager = baselines(bundle, threads=1)["torch_eager"]
     assert isinstance(eager, Baseline)
-    least = LEAST_RATIO[_native.simd()]
+    least = LEAST_RATIO.get(_native.simd(), 2.0)
     try:
         backend = create_backend("native-cpu", bundle, threads=1)
         for _ in range(3):  # a neighbour can spoil a race, and no neighbour can win one

@@ -1,0 +1,2 @@
+#define SYNCTALK_PATH avx512vnni
+#include "peak_loops.h"

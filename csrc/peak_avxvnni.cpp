@@ -1,0 +1,2 @@
+#define SYNCTALK_PATH avxvnni
+#include "peak_loops.h"
