@@ -94,7 +94,7 @@ constexpr PeakLoop PEAK_LOOPS[] = {
 [[gnu::noinline]] static void turn_int16(int64_t turns) {
   turn_chains(turns, _mm256_set1_epi16(1), _mm256_set1_epi16(2), [](__m256i a, __m256i b, __m256i sum) {
 #if defined(__AVXVNNI__)
-    asm("{vex} vpdpwssd %2, %1, %0" : "+x"(sum) : "x"(a), "x"(b));
+    asm("%{vex%} vpdpwssd %2, %1, %0" : "+x"(sum) : "x"(a), "x"(b));
     return sum;
 #else
                 return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b));

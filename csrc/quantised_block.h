@@ -35,7 +35,7 @@ static inline void add_products(IVec& sum, IVec a, IVec b) {
 #if defined(__AVX512VNNI__)
   asm("vpdpwssd %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
 #elif defined(__AVXVNNI__)
-  asm("{vex} vpdpwssd %2, %1, %0" : "+x"(sum) : "x"(a), "x"(b));
+  asm("%{vex%} vpdpwssd %2, %1, %0" : "+x"(sum) : "x"(a), "x"(b));
 #else
   sum += multiply_pairs(a, b);
 #endif

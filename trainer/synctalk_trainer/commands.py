@@ -298,10 +298,16 @@ def train_upsampler(
             lambda what, share: bar.update(task, description=what, completed=share),
         )
     table = Table(title=f"{figures['frames']} held-out frames", title_justify="left")
-    regions = ("psnr_full", "psnr_head", "psnr_face", "psnr_mouth", "ssim_head", "ssim_mouth")
-    for heading in ("", *regions):
-        table.add_column(heading, justify="left" if not heading else "right")
-    rows = {"full": "full size", "bilinear": "half, enlarged bilinearly", "half": "half, upsampled"}
-    for name, words in rows.items():
-        table.add_row(words, *(f"{figures[name][region]:.3f}" for region in regions))
+    columns = {
+        "full, dB": "psnr_full",
+        "head": "psnr_head",
+        "face": "psnr_face",
+        "mouth": "psnr_mouth",
+        "head, SSIM": "ssim_head",
+    }
+    table.add_column("", no_wrap=True)
+    for heading in columns:
+        table.add_column(heading, justify="right")
+    for name, words in {"full": "full size", "bilinear": "half, bilinear", "half": "half, upsampled"}.items():
+        table.add_row(words, *(f"{figures[name][region]:.3f}" for region in columns.values()))
     console.print(table)
