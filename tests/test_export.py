@@ -92,6 +92,9 @@ def test_bundle_holds_the_subject(exported: tuple[Subject, Path]) -> None:
     np.testing.assert_array_equal(tensors["field.density.0"], subject.field.density[0].numpy())
     np.testing.assert_array_equal(tensors["condition.rest"], subject.condition_rest)
     assert tensors["track.rotation"].shape == (30, 3, 3)
+    trained = subject.expression[subject.usable]
+    assert (tensors["expression.range"][0] <= np.quantile(trained, 0.01, axis=0)).all()
+    assert (tensors["expression.range"][1] >= np.quantile(trained, 0.99, axis=0)).all()
 
 
 def test_plate_and_track_are_the_same_frames(exported: tuple[Subject, Path]) -> None:
@@ -261,6 +264,7 @@ def test_subject_of_a_run_uses_trained_frames_only() -> None:
         background=subject.background,
     )
     run = SimpleNamespace(
+        path=Path("without-an-upsampler"),
         spec=subject.spec,
         model=model,
         dataset=dataset,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from synctalk.backends import HeadRequest
 from synctalk.expression import Blinks, Brows, Expression, Source
 from synctalk.mock import MockBackend, MockBundle
 from synctalk.spec import EXPRESSION_NAMES
+from synctalk.timeline import Timeline
 from synctalk.track import Track
 
 RATE = 16_000
@@ -100,6 +100,19 @@ def _heights(prominence: list[float], brows: Brows | None = None) -> np.ndarray:
         brows = brows.follow(value, 25)
         heights.append(brows.height)
     return np.array(heights)
+
+
+def test_blinks_need_to_be_in_the_training_not_in_the_track() -> None:
+    awake = _track(np.tile(np.float32([0.05, 0.12]), 100))
+    seen = np.float32([[0.0, 0.02, 0.02], [0.0, 0.7, 0.6]])
+    taught = Track(awake.rotation, awake.translation, awake.expression, seen)
+    assert not any(Blinks(awake, [1, 2], 25, 0)(i) for i in range(2000))
+    expression = Expression(
+        taught, ["jawOpen", "eyeBlinkLeft", "eyeBlinkRight"], 25, source="generated", seed=0
+    )
+    shown = np.array([expression(i, Brows()) for i in range(2000)])
+    np.testing.assert_allclose(shown.max(axis=0), [0.0, 0.7, 0.6])
+    assert 10 < len(_starts((shown[:, 1] > 0.35).astype(float))) < 40
 
 
 def test_brows_follow_smoothly_and_come_back() -> None:
@@ -242,15 +255,17 @@ def test_control_overrides_what_is_generated() -> None:
 
 def test_an_interruption_lets_the_brows_down_without_a_jump() -> None:
     avatar, backend = _lively()
-    with avatar.sync_session(pace="realtime", idle=True) as session:
-        session.push_audio(_accented(), RATE)
-        taken = session.frames()
-        while next(taken).index < 24:  # in the midst of the first accent
-            pass
-        session.interrupt()
-        while (frame := session.poll()) is None or frame.index < 40:
-            time.sleep(0.002)
+    timeline, now = Timeline(avatar.stage, pace="realtime", idle=True), 0.0
+    timeline.push(_accented(), RATE)
+    for i in range(60):
+        if i == 24:  # in the midst of the first accent
+            timeline.interrupt()
+        while (plan := timeline.plan(now)) is None:
+            now += 0.01
+        timeline.finish(plan, avatar.stage.draw(plan.shot), now)
+        if i != 23:  # drawn and not taken when the interruption comes: planned again
+            timeline.take(plan.due)
     inner = np.array(backend.shown)[:, INNER]
-    assert inner.max() > 0.33
-    assert np.abs(np.diff(inner)).max() < 0.02
-    assert inner[-1] < 0.31
+    assert inner[23] > 0.33
+    assert np.abs(np.diff(inner[:45])).max() < 0.02
+    assert inner[44] < 0.303

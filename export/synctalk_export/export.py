@@ -27,6 +27,8 @@ from .track import choose_span, encode_plate, encode_png
 __all__ = ["ExportOptions", "Exported", "export_bundle"]
 
 _INFINITE_DB = 999.0
+_EXPRESSION_RANGE = (0.002, 0.998)
+"""Quantiles over the trained frames: what a single frame showed was hardly learned."""
 _HALF_CHOICES = (("attention", "density"), ("attention",))
 """Networks that may compute in half precision, the boldest choice first."""
 
@@ -148,6 +150,7 @@ def _tensors(subject: Subject, first: int, end: int) -> dict[str, NDArray[Any]]:
         "track.rotation": subject.rotation[first:end],
         "track.translation": subject.translation[first:end],
         "track.expression": subject.expression[first:end],
+        "expression.range": np.quantile(subject.expression[subject.usable], _EXPRESSION_RANGE, axis=0),
         "condition.rest": subject.condition_rest,
         "condition.mean": subject.condition_mean,
         "condition.gain": np.array([subject.condition_gain], np.float32),

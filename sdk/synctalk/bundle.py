@@ -49,7 +49,7 @@ __all__ = [
 Tensors = Mapping[str, NDArray[Any]]
 
 TENSORS = "tensors.safetensors"
-OPTIONAL = {"field.ranges"}
+OPTIONAL = {"expression.range", "field.ranges"}
 """Tensors that a bundle may do without."""
 MEMBERS = (TENSORS, "audio.onnx", "head.onnx", "colour.onnx", "plate.mp4", "background.png")
 """What a bundle holds beside its manifest; all are required."""
@@ -89,6 +89,7 @@ def tensor_shapes(spec: Spec, n_track: int) -> dict[str, tuple[str, tuple[int, .
         "track.rotation": (n_track, 3, 3),
         "track.translation": (n_track, 3),
         "track.expression": (n_track, design.expression),
+        "expression.range": (2, design.expression),
         "condition.rest": (design.condition,),
         "condition.mean": (design.condition,),
         "condition.gain": (1,),

@@ -55,15 +55,11 @@ class Blinks:
 
     def __init__(self, track: Track, channels: list[int], fps: int, seed: int, first: int = 0) -> None:
         """channels: the blink coefficients; none, or none that moves, means no blinks. first: frame to begin with."""
-        recorded = track.expression[:, channels]
-        least, most = recorded.min(axis=0, initial=1.0), recorded.max(axis=0, initial=0.0)
+        recorded, least, most = track.expression[:, channels], track.least[channels], track.most[channels]
         self.is_able = bool(channels) and bool((most - least > _LEAST_RANGE).all())
         self._track, self._fps = track, fps
-        self._is_recorded = (
-            ((recorded - least) / (most - least) > _RECORDED_BLINK).any(axis=1)
-            if self.is_able
-            else np.zeros(len(track), bool)
-        )
+        blinks_from = least + _RECORDED_BLINK * (most - least)
+        self._is_recorded = np.asarray((recorded > blinks_from).any(axis=1), bool)  # [P]
         self._random = np.random.default_rng([seed, 1])
         self._frames = [
             float(np.interp(i * 25.0 / fps, range(len(_CLOSING)), _CLOSING, right=0.0))
@@ -131,11 +127,11 @@ class Expression:
         """
         if source not in ("generated", "recorded"):
             raise ValueError(f"expression: expected 'generated' or 'recorded', got {source!r}")
-        self.least, self.most = track.expression.min(axis=0), track.expression.max(axis=0)
+        self.least, self.most = track.least, track.most
         self._track, self._is_generated = track, source == "generated"
         self._lids = [i for i, name in enumerate(names) if name in ("eyeBlinkLeft", "eyeBlinkRight")]
         self._blinks = Blinks(track, self._lids, fps, seed, first)
-        is_mobile = self.most - self.least > _LEAST_BROW_RANGE
+        is_mobile = track.most - track.least > _LEAST_BROW_RANGE
         gains = [_BROW_GAINS.get(name, 0.0) for name in names]
         self._brow_gains = np.where(is_mobile, np.array(gains, np.float32), np.float32(0.0))
 

@@ -69,6 +69,7 @@ class Stage:
             _float(tensors["track.rotation"]),
             _float(tensors["track.translation"]),
             _float(tensors["track.expression"]),
+            _float(tensors["expression.range"]) if "expression.range" in tensors else None,
         )
         gain = float(np.ravel(tensors["condition.gain"])[0])
         rest, mean = _float(tensors["condition.rest"]), _float(tensors["condition.mean"])

@@ -7,6 +7,7 @@ forwards and backwards in turn, so that motion never jumps.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,8 @@ class Track:
     rotation: Float
     translation: Float
     expression: Float
+    expression_range: Float | None = None
+    """[2, E]: the least and the most that the subject showed in all of the training, where that is known."""
 
     def __post_init__(self) -> None:
         lengths = {len(self.rotation), len(self.translation), len(self.expression)}
@@ -32,6 +35,18 @@ class Track:
             raise BundleError(
                 f"the motion track has parts of {sorted(lengths)} frames: export the avatar again"
             )
+
+    @cached_property
+    def least(self) -> Float:
+        """[E]: the least of each coefficient that the avatar has learned."""
+        own: Float = self.expression.min(axis=0)
+        return own if self.expression_range is None else np.minimum(own, self.expression_range[0])
+
+    @cached_property
+    def most(self) -> Float:
+        """[E]: the most of each coefficient that the avatar has learned."""
+        own: Float = self.expression.max(axis=0)
+        return own if self.expression_range is None else np.maximum(own, self.expression_range[1])
 
     def __len__(self) -> int:
         return len(self.rotation)
