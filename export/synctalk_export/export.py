@@ -70,6 +70,7 @@ def export_bundle(
     _check_subject(subject)
     size_checks = upsampler_checks(subject)
     if not all(check.passed for check in size_checks):
+        say("the upsampler stays out: it costs too much on held-out frames")
         subject = replace(subject, spec=replace(subject.spec, upsampler=None), upsampler=None)
     first, end = choose_span(
         subject.takes,
