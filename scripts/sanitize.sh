@@ -24,7 +24,8 @@ cp "$build"/_native*.so "$package"
 
 # Python is not built with sanitizers: their runtime has to come first, and Python's own leaks are not looked for.
 # The thread sanitizer wants its addresses where they are without randomisation.
-tests=(tests/test_grid.py tests/test_march.py tests/test_composite.py tests/test_renderer.py tests/test_threads.py)
+tests=(tests/test_grid.py tests/test_march.py tests/test_composite.py tests/test_renderer.py tests/test_upsampler.py
+  tests/test_threads.py)
 case "$sanitizers" in
   *thread*) runtime=libtsan.so; first=(setarch -R) ;;
   *) runtime=libasan.so; first=(); tests+=(tests/test_field.py tests/test_gpu_emulation.py) ;;

@@ -1,0 +1,148 @@
+"""Heads at half the size: the upsampler in PyTorch and its training, the backend that uses it, its way into a bundle."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import reference
+import torch
+from synctalk.avatar import Avatar
+from synctalk.backends import HeadRequest, create_backend
+from synctalk.backends.half_size import HalfSize, half_sized
+from synctalk.bundle import open_bundle
+from synctalk.errors import BackendError, BundleError
+from synctalk.manifest import Manifest
+from synctalk.spec import Spec, UpsamplerSpec, preset
+from synctalk_export.export import export_bundle
+from synctalk_trainer.dataset import Dataset
+from synctalk_trainer.run import Settings, load_run
+from synctalk_trainer.scene import Scene
+from synctalk_trainer.train import start
+from synctalk_trainer.upsampler import Upsampler, load_upsampler, train_upsampler
+from test_upsampler import applied, picture
+from tiny_dataset import write_tiny_dataset
+from tiny_subject import tiny_subject
+from tolerances import UPSAMPLER
+
+GOOD = {"full": {"psnr_full": 30.0, "psnr_head": 28.0}, "half": {"psnr_full": 30.1, "psnr_head": 27.8}}
+
+
+def test_torch_and_native_are_the_same_function() -> None:
+    torch.manual_seed(1)
+    network = Upsampler(UpsamplerSpec(32, 3))
+    torch.nn.init.normal_(network.weights[-1], std=0.05)
+    small = picture(21, 18)
+    with torch.no_grad():
+        exact = network(torch.from_numpy(small).permute(2, 0, 1)[None])[0].permute(1, 2, 0).numpy()
+    assert np.abs(exact - applied([w.detach().numpy() for w in network.weights], small)).max() < UPSAMPLER
+
+
+def test_a_spec_with_an_upsampler_survives_json_and_one_without_reads_as_before() -> None:
+    plain = preset("tiny")
+    assert "upsampler" not in plain.to_dict() and Spec.from_dict(plain.to_dict()) == plain
+    spec = dataclasses.replace(plain, upsampler=UpsamplerSpec(32, 3))
+    assert Spec.from_dict(spec.to_dict()) == spec
+    with pytest.raises(ValueError, match="upsampler"):
+        Spec.from_dict(plain.to_dict() | {"upsampler": {"width": 16}})
+
+
+@pytest.fixture(scope="module")
+def bundle_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle with an upsampler."""
+    subject = tiny_subject()
+    network = Upsampler(UpsamplerSpec()).requires_grad_(False)
+    torch.nn.init.normal_(network.weights[-1], std=0.02)
+    subject = dataclasses.replace(
+        subject,
+        spec=dataclasses.replace(subject.spec, upsampler=network.spec),
+        upsampler=network,
+        upsampler_figures=GOOD,
+    )
+    path = tmp_path_factory.mktemp("half") / "tiny.avatar"
+    export_bundle(subject, path)
+    return path
+
+
+def _request(path: Path) -> HeadRequest:
+    bundle = open_bundle(path)
+    tensors = bundle.tensors
+    return HeadRequest(
+        bundle.manifest.camera,
+        tensors["track.rotation"][0],
+        tensors["track.translation"][0],
+        tensors["condition.mean"],
+        tensors["track.expression"][0],
+        tensors["field.appearance"],
+    )
+
+
+def test_half_detail_is_the_small_head_upsampled(bundle_path: Path) -> None:
+    bundle, request = open_bundle(bundle_path), _request(bundle_path)
+    full = create_backend("native-cpu", bundle)
+    half = create_backend("native-cpu", bundle, detail="half")
+    assert isinstance(half, HalfSize) and not isinstance(full, HalfSize)
+    small = full.render_head(half_sized(request))
+    weights = [np.asarray(bundle.tensors[f"upsampler.{i}"]) for i in range(4)]
+    assert small.any()
+    assert np.abs(half.render_head(request) - reference.upsampled(small, weights)).max() < UPSAMPLER
+
+
+def test_auto_takes_half_where_it_can(bundle_path: Path, tmp_path: Path) -> None:
+    plain = tmp_path / "plain.avatar"
+    export_bundle(tiny_subject(), plain)
+    assert isinstance(create_backend("auto", open_bundle(bundle_path), detail="auto"), HalfSize)
+    assert not isinstance(create_backend("auto", open_bundle(plain), detail="auto"), HalfSize)
+    with pytest.raises(BackendError, match="train-upsampler"):
+        create_backend("native-cpu", open_bundle(plain), detail="half")
+    with pytest.raises(BackendError, match="auto, full, half"):
+        create_backend("native-cpu", open_bundle(plain), detail="quarter")
+    sound = np.zeros(3200, np.float32)
+    shapes = [next(Avatar.from_bundle(p).speak(sound, 16_000)).image.shape for p in (plain, bundle_path)]
+    assert shapes[0] == shapes[1]
+
+
+def test_an_upsampler_that_costs_too_much_stays_out(tmp_path: Path) -> None:
+    subject = tiny_subject()
+    network = Upsampler(UpsamplerSpec()).requires_grad_(False)
+    bad = {"full": GOOD["full"], "half": {"psnr_full": 30.0, "psnr_head": 27.5}}
+    subject = dataclasses.replace(
+        subject,
+        spec=dataclasses.replace(subject.spec, upsampler=network.spec),
+        upsampler=network,
+        upsampler_figures=bad,
+    )
+    done = export_bundle(subject, tmp_path / "tiny.avatar")
+    assert done.manifest.spec.upsampler is None
+    assert [check.what for check in done.checks if not check.passed] == [
+        "held-out frames: dB lost at half size"
+    ]
+
+
+def test_a_manifest_with_an_impossible_upsampler_is_refused(bundle_path: Path) -> None:
+    values = open_bundle(bundle_path).manifest.to_dict()
+    values["spec"]["upsampler"]["width"] = 24
+    with pytest.raises(BundleError, match="upsampler"):
+        Manifest.from_dict(values)
+
+
+def test_training_beats_bilinear_enlargement_on_held_out_frames(tmp_path: Path) -> None:
+    data = write_tiny_dataset(tmp_path / "data")
+    settings = Settings(str(data), "tiny", None, 150, frames_per_step=4, samples_per_step=6_000)
+    spec = preset("tiny")
+    trainer = start(Scene(Dataset.open(data), spec), spec, settings, tmp_path / "run")
+    trainer.run(_Silent())
+    run = load_run(tmp_path / "run")
+    seen: list[tuple[str, float]] = []
+    figures = train_upsampler(run, 0.05, UpsamplerSpec(), lambda what, share: seen.append((what, share)))
+    assert figures["half"]["psnr_head"] > figures["bilinear"]["psnr_head"] + 0.1
+    assert {what for what, _ in seen} == {"half-size pictures", "upsampler", "judging"}
+    loaded = load_upsampler(run)
+    assert loaded is not None and loaded[1] == figures
+
+
+class _Silent:
+    def step(self, step: int, fraction: float, loss: float, psnr: float, samples: int) -> None:
+        pass
