@@ -1,15 +1,2 @@
 #define SYNCTALK_PATH avx512vnni
-#include "field_block.h"
-#include "renderer_tile.h"
-#include "upsampler_rows.h"
-
-namespace synctalk::SYNCTALK_PATH {
-
-extern const FieldPath field_path;
-extern const RendererPath renderer_path;
-extern const UpsamplerPath upsampler_path;
-const FieldPath field_path{workspace_floats, forward, backward};
-const RendererPath renderer_path{renderer_floats, render_tile, query};
-const UpsamplerPath upsampler_path{convolve, enlarge};
-
-}  // namespace synctalk::SYNCTALK_PATH
+#include "path_tables.h"
