@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from synctalk.bundle import Bundle
 from synctalk.errors import BackendError
+from synctalk.rows import Feed, Lane, RowBatcher, bucket_sizes
 
 from . import HeadRequest
+from .bound import BoundSession
 from .field_march import FieldMarcher
-from .sessions import AudioNetwork, open_session, usable_cpus, why_no_onnxruntime
+from .sessions import AudioNetwork, Providers, cuda_graphs, open_session, usable_cpus, why_no_onnxruntime
 
 __all__ = ["OnnxRuntime", "why_not"]
 
@@ -21,6 +27,9 @@ _NO_CUDA = (
     "ONNX Runtime offers no CUDA here: pip uninstall onnxruntime, pip install onnxruntime-gpu, "
     "and look at the driver with nvidia-smi; or choose device cpu"
 )
+
+_ROW_SIZES = bucket_sizes(1 << 11, 1 << 16)
+"""Rows of one call on a GPU."""
 
 
 def why_not(device: str) -> str | None:
@@ -46,14 +55,15 @@ class OnnxRuntime:
         """
         if reason := why_not(device):
             raise BackendError(f"backend onnxruntime cannot work on device {device!r}: {reason}")
-        providers = [_CUDA, _CPU] if device == "cuda" else [_CPU]
-        self._head_session = open_session(bundle, "head.onnx", providers)
-        self._colour_session = open_session(bundle, "colour.onnx", providers)
-        if device == "cuda" and _CUDA not in self._head_session.get_providers():
+        providers = _providers(device)
+        sessions = [open_session(bundle, member, providers) for member in ("head.onnx", "colour.onnx")]
+        if device == "cuda" and _CUDA not in sessions[0].get_providers():
             raise BackendError(f"backend onnxruntime fell back to the CPU: {_NO_CUDA}")
+        evaluate = _bound if device == "cuda" else _plain
+        self._head_of, self._colours_of = (evaluate(session) for session in sessions)
         self._audio = AudioNetwork(bundle)
         spec, occupancy = bundle.manifest.spec.field, bundle.tensors["occupancy"]
-        n_threads = 1 if device == "cuda" else threads or usable_cpus()
+        n_threads = threads or usable_cpus()
         self._marcher = FieldMarcher(spec, occupancy, self.head, self._colour, n_threads)
 
     def condition(self, windows: Float) -> Float:
@@ -70,15 +80,48 @@ class OnnxRuntime:
 
     def head(self, positions: Float, condition: Float, expression: Float) -> tuple[Float, Float]:
         """Positions [M, 3] in 0..1, condition [M, C], expression [M, E] -> log density [M], feature [M, F]."""
-        feed = {"positions": positions, "condition": condition, "expression": expression}
-        log_density, feature = self._head_session.run(["log_density", "feature"], _contiguous(feed))
-        return log_density, feature
+        out = self._head_of({"positions": positions, "condition": condition, "expression": expression})
+        return out["log_density"], out["feature"]
 
     def _colour(self, feature: Float, direction: Float, appearance: Float) -> Float:
-        feed = {"feature": feature, "direction": direction, "appearance": appearance}
-        colour: Float = self._colour_session.run(["colour"], _contiguous(feed))[0]
-        return colour
+        return self._colours_of({"feature": feature, "direction": direction, "appearance": appearance})[
+            "colour"
+        ]
 
 
-def _contiguous(feed: dict[str, Float]) -> dict[str, Float]:
-    return {name: np.ascontiguousarray(values, np.float32) for name, values in feed.items()}
+def _providers(device: str) -> Providers:
+    if device != "cuda":
+        return [_CPU]
+    return [(_CUDA, {"enable_cuda_graph": "1"} if cuda_graphs(default=False) else {}), _CPU]
+
+
+def _plain(session: Any) -> Callable[[Feed], dict[str, Float]]:
+    """A session on the host: as many rows as come, on the caller's thread."""
+    names = [output.name for output in session.get_outputs()]
+
+    def run(feed: Feed) -> dict[str, Float]:
+        given = {name: np.ascontiguousarray(values, np.float32) for name, values in feed.items()}
+        return dict(zip(names, session.run(names, given), strict=True))
+
+    return run
+
+
+def _bound(session: Any) -> Callable[[Feed], dict[str, Float]]:
+    """A session on a GPU: callers at once share a call, rows are padded to few sizes, memory stays where it is."""
+    is_captured = cuda_graphs(default=False)
+    lanes: list[Lane] = [
+        BoundSession(session, _ROW_SIZES, "cuda", is_captured) for _ in range(1 if is_captured else 2)
+    ]
+    if is_captured:
+        lanes = [_on_one_thread(lanes[0])]
+    return RowBatcher(lanes, _ROW_SIZES[-1])
+
+
+def _on_one_thread(lane: Lane) -> Lane:
+    """ONNX Runtime keeps the CUDA graphs that it captured by thread."""
+    thread = ThreadPoolExecutor(1, thread_name_prefix="cuda-graphs")
+
+    def run(feeds: Sequence[Feed]) -> Feed:
+        return thread.submit(lane, feeds).result()
+
+    return run

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,23 @@ from numpy.typing import NDArray
 from synctalk.bundle import TENSORS, Bundle
 from synctalk.errors import BackendError, BundleError
 
-__all__ = ["AudioNetwork", "open_model", "open_session", "usable_cpus", "why_no_onnxruntime"]
+__all__ = [
+    "AudioNetwork",
+    "Providers",
+    "cuda_graphs",
+    "open_model",
+    "open_session",
+    "usable_cpus",
+    "why_no_onnxruntime",
+]
 
 Float = NDArray[np.float32]
 
+Providers = Sequence[str | tuple[str, dict[str, str]]]
+"""ONNX Runtime's execution providers, the first choice first, with their options."""
+
 _ERRORS_ONLY = 3
+_GRAPHS = "SYNCTALK_CUDA_GRAPHS"
 
 
 def why_no_onnxruntime() -> str | None:
@@ -41,7 +54,7 @@ def _is_installed(wheel: str) -> bool:
     return True
 
 
-def open_session(bundle: Bundle, member: str, providers: list[str]) -> Any:
+def open_session(bundle: Bundle, member: str, providers: Providers) -> Any:
     """An inference session of an ``.onnx`` member.
 
     Raises: BackendError: ONNX Runtime is missing or broken. BundleError: the member is not a usable model.
@@ -49,7 +62,7 @@ def open_session(bundle: Bundle, member: str, providers: list[str]) -> Any:
     return open_model(bundle.read(member), bundle.read(TENSORS), providers, member)
 
 
-def open_model(model: bytes, packed: bytes, providers: list[str], name: str) -> Any:
+def open_model(model: bytes, packed: bytes, providers: Providers, name: str) -> Any:
     """An inference session of an ONNX file; tensors that it keeps outside come from ``packed``, the bytes of
     ``tensors.safetensors``. ``name`` is for messages.
 
@@ -70,7 +83,7 @@ def open_model(model: bytes, packed: bytes, providers: list[str], name: str) -> 
     values = np.frombuffer(packed, np.uint8)
     options.add_external_initializers_from_files_in_memory([TENSORS], [values], [values.nbytes])
     try:
-        return onnxruntime.InferenceSession(model, options, providers=providers)
+        return onnxruntime.InferenceSession(model, options, providers=list(providers))
     except Exception as error:  # ONNX Runtime's own exceptions share no narrower base
         raise BundleError(
             f"{name}: ONNX Runtime {onnxruntime.__version__} cannot load it ({error}): export the run again"
@@ -93,6 +106,17 @@ class AudioNetwork:
         feed = {"mel_windows": np.ascontiguousarray(windows, np.float32)}
         condition: Float = self._session.run(["condition"], feed)[0]
         return condition
+
+
+def cuda_graphs(default: bool) -> bool:
+    """Whether to launch work on a GPU as CUDA graphs: ``$SYNCTALK_CUDA_GRAPHS`` (0 or 1), else the default.
+
+    Raises: BackendError: the variable is neither.
+    """
+    value = os.environ.get(_GRAPHS, str(int(default)))
+    if value not in ("0", "1"):
+        raise BackendError(f"{_GRAPHS}: expected 0 or 1, got {value!r}")
+    return value == "1"
 
 
 def usable_cpus() -> int:

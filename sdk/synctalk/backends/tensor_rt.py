@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
@@ -27,16 +26,13 @@ from synctalk.tensorrt.progress import shown_progress
 
 from . import HeadRequest
 from .field_march import FieldMarcher
-from .sessions import AudioNetwork, usable_cpus, why_no_onnxruntime
+from .sessions import AudioNetwork, cuda_graphs, usable_cpus, why_no_onnxruntime
 
 __all__ = ["TensorRT", "why_not"]
 
 Float = NDArray[np.float32]
 Runner = Callable[[Mapping[str, Float]], Mapping[str, Float]]
 """Inputs by name -> outputs by name."""
-
-_NO_GRAPHS = "SYNCTALK_NO_CUDA_GRAPHS"
-"""Where set, every kernel is launched by itself."""
 
 
 def why_not(device: str) -> str | None:
@@ -106,7 +102,7 @@ class TensorRT:
 def _engine_runner(engine: object, model: Model) -> Runner:
     from synctalk.tensorrt.runner import EngineRunner
 
-    return EngineRunner(engine, model, use_graphs=not os.environ.get(_NO_GRAPHS))
+    return EngineRunner(engine, model, use_graphs=cuda_graphs(default=True))
 
 
 def _engine_precision(bundle: Bundle, precision: str) -> str:
