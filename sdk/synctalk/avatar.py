@@ -27,6 +27,7 @@ from synctalk.expression import Source
 from synctalk.frame import Frame
 from synctalk.media import atomic_path, frame_sound, open_mp4, playable, read_audio
 from synctalk.mock import MockBackend, MockBundle
+from synctalk.paste import Paste
 from synctalk.session import Session, SyncSession
 from synctalk.stage import Stage
 from synctalk.timeline import Limits, Pace, Timeline
@@ -139,11 +140,13 @@ class Avatar:
         credentials: bool = True,
         expression: Source = "generated",
         seed: int = 0,
+        paste: Paste | None = None,
     ) -> int:
         """Write an mp4 (H.264, AAC) of the avatar saying a sound; how many frames it has.
 
         audio, sample_rate, expression, seed: as for ``speak``. on_frame: called after each frame, to show progress. credentials: sign into
-        the file that an AI made it (``synctalk.credentials``), where the extra ``provenance`` is installed.
+        the file that an AI made it (``synctalk.credentials``), where the extra ``provenance`` is installed. paste: the
+        full-size video to put the frames back into, from ``onto``; its own sound is not heard.
         Raises: MediaError: a sound that cannot be read, or a place that cannot be written.
         """
         if not isinstance(audio, str | os.PathLike | bytes | np.ndarray):
@@ -152,11 +155,19 @@ class Avatar:
             audio, sample_rate = _whole(audio, sample_rate)
             sound, sound_rate = playable(audio, sample_rate)
         frames = self.speak(audio, sample_rate, expression=expression, seed=seed)
+        show = (lambda frame: frame.image) if paste is None else self._pasted(paste)
         with atomic_path(path) as unsigned:
-            n_frames = self._write(unsigned, frames, sound, sound_rate, on_frame)
+            n_frames = self._write(unsigned, frames, sound, sound_rate, on_frame, show)
             if credentials:
                 attach_credentials(unsigned, self._bundle.manifest.id, self._bundle.manifest.name)
         return n_frames
+
+    def onto(self, source: str | os.PathLike[str]) -> Paste:
+        """The full-size video that the avatar was cut from, for ``save(..., paste=...)``; it is looked through once.
+
+        Raises: MediaError: unreadable, of another size, or another video.
+        """
+        return Paste(source, self._stage, self._bundle.manifest.placement)
 
     def session(
         self,
@@ -215,6 +226,9 @@ class Avatar:
         """What this avatar is, in plain JSON types."""
         return describe(self._bundle) | {"backend": self._backend.name}
 
+    def _pasted(self, paste: Paste) -> Callable[[Frame], NDArray[np.uint8]]:
+        return lambda frame: paste(self._stage.track.index(frame.index), frame.image)
+
     def _write(
         self,
         path: str | os.PathLike[str],
@@ -222,13 +236,14 @@ class Avatar:
         sound: Float | None,
         rate: int,
         on_frame: Callable[[Frame], None] | None,
+        show: Callable[[Frame], NDArray[np.uint8]],
     ) -> int:
-        """Write frames with ``sound``, or with their own."""
+        """Write what is to be shown of frames with ``sound``, or with their own."""
         n_frames = 0
         with open_mp4(path, self.fps, rate) as writer:
             for frame in frames:
                 own = frame.audio if sound is None else frame_sound(sound, rate, frame.index, self.fps)
-                writer.write(frame.image, own)
+                writer.write(show(frame), own)
                 n_frames += 1
                 if on_frame is not None:
                     on_frame(frame)

@@ -12,8 +12,10 @@ from pathlib import Path
 from synctalk.audio import frame_count
 from synctalk.avatar import Avatar
 from synctalk.errors import MediaError
+from synctalk.expression import Source
 from synctalk.frame import Frame
 from synctalk.media import read_audio
+from synctalk.paste import Paste
 
 __all__ = ["Result", "Task", "is_finished", "plan", "render_threads", "speak_all"]
 
@@ -78,9 +80,15 @@ def render_threads(n_cpus: int, jobs: int, backend: str) -> int:
 
 
 def speak_all(
-    avatar: Avatar, tasks: Sequence[Task], *, jobs: int = 1, on_frame: OnFrame | None = None
+    avatar: Avatar,
+    tasks: Sequence[Task],
+    *,
+    jobs: int = 1,
+    on_frame: OnFrame | None = None,
+    expression: Source = "generated",
+    paste: Paste | None = None,
 ) -> Iterator[Result]:
-    """Speak every sound, ``jobs`` at a time; results come as they are ready.
+    """Speak every sound, ``jobs`` at a time; results come as they are ready. expression, paste: as for ``Avatar.save``.
 
     An mp4 appears under its name when it is whole. Leaving the iteration early stops what is under way.
     """
@@ -100,7 +108,7 @@ def speak_all(
         try:
             samples, rate = read_audio(task.audio)
             n_frames = frame_count(len(samples), rate, avatar.fps)
-            avatar.save(task.out, samples, rate, on_frame=watch)
+            avatar.save(task.out, samples, rate, on_frame=watch, expression=expression, paste=paste)
             return Result(task, n_frames, render_ms)
         except Exception as error:  # whatever it is, it is this sound's, and the others go on
             return Result(task, error=error)

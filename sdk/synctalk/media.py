@@ -30,6 +30,7 @@ __all__ = [
     "VideoFrames",
     "atomic_path",
     "frame_sound",
+    "open_media",
     "open_mp4",
     "playable",
     "read_audio",
@@ -74,7 +75,8 @@ def _name(source: Source) -> str:
     return f"{len(source)} bytes of media" if isinstance(source, bytes) else str(source)
 
 
-def _open(source: Source) -> InputContainer:
+def open_media(source: Source) -> InputContainer:
+    """An open container. Raises: MediaError: no such file, or no media."""
     import av
 
     try:
@@ -115,7 +117,7 @@ def read_audio(source: Source) -> tuple[Float, int]:
 def _decode_audio(source: Source) -> tuple[Float, int]:
     import av
 
-    with closing(_open(source)) as container:
+    with closing(open_media(source)) as container:
         if not container.streams.audio:
             raise MediaError(f"{_name(source)} has no sound. Give a file with an audio stream.")
         stream = container.streams.audio[0]
@@ -150,7 +152,7 @@ class VideoFrames:
         from av.video.reformatter import VideoReformatter
 
         self._source = source
-        self._container = _open(source)
+        self._container = open_media(source)
         if not self._container.streams.video:
             raise MediaError(f"{_name(source)} has no video stream.")
         self._container.streams.video[0].thread_type = "SLICE"  # frame threads cost memory and start late

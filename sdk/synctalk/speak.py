@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 from rich.console import Console
@@ -17,6 +17,8 @@ from synctalk.errors import MediaError, SyncTalkError
 if TYPE_CHECKING:
     from synctalk.avatar import Avatar, Frame
     from synctalk.batch import Result, Task
+    from synctalk.expression import Source
+    from synctalk.paste import Paste
 
 __all__ = ["say", "shown", "speak"]
 
@@ -48,6 +50,14 @@ def speak(
     detail: Annotated[
         str, typer.Option(metavar="NAME", help="auto, full or half (heads at half the size, upsampled).")
     ] = "auto",
+    expression: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="generated (blinks, brows that follow the voice) or recorded."),
+    ] = "generated",
+    paste: Annotated[
+        Path | None,
+        typer.Option(metavar="VIDEO", help="Put the frames back into the video the avatar was made from."),
+    ] = None,
     allow_expired_consent: Annotated[
         bool, typer.Option(help="Use an avatar although the consent to its use has ended; it is logged.")
     ] = False,
@@ -62,11 +72,16 @@ def speak(
         synctalk speak may.avatar hello.wav -o hello.mp4
         synctalk speak may.avatar lines/*.wav -o out/ --jobs 2
         synctalk speak may.avatar hello.mp3 --backend onnxruntime --threads 1
+        synctalk speak may.avatar hello.wav --paste may.mp4 -o hello.mp4
     """
     from synctalk.avatar import Avatar
     from synctalk.backends.sessions import usable_cpus
     from synctalk.batch import Task, is_finished, plan, render_threads
 
+    if expression not in ("generated", "recorded"):
+        raise typer.BadParameter(f"--expression is generated or recorded, not {expression}")
+    if paste is not None and out is not None and out.resolve() == paste.resolve():
+        raise typer.BadParameter(f"{paste} would be replaced: choose another file with -o")
     is_folder = len(audio) > 1 or (out is not None and (out.is_dir() or not out.suffix))
     if len(audio) > 1 and out is not None and out.suffix and not out.is_dir():
         raise typer.BadParameter(f"{len(audio)} sounds need a folder, such as -o out/, not {out}")
@@ -92,10 +107,18 @@ def speak(
         detail,
         allow_expired_consent=allow_expired_consent,
     )
-    say(loaded, tasks, jobs, time.perf_counter() - began)
+    source = None if paste is None else loaded.onto(paste)
+    say(loaded, tasks, jobs, time.perf_counter() - began, cast("Source", expression), source)
 
 
-def say(avatar: Avatar, tasks: Sequence[Task], jobs: int, loading_s: float) -> None:
+def say(
+    avatar: Avatar,
+    tasks: Sequence[Task],
+    jobs: int,
+    loading_s: float,
+    expression: Source = "generated",
+    paste: Paste | None = None,
+) -> None:
     """Speak with progress bars; say where the files are, how fast it went, and what failed.
 
     Raises: SyncTalkError: some failed.
@@ -104,11 +127,14 @@ def say(avatar: Avatar, tasks: Sequence[Task], jobs: int, loading_s: float) -> N
 
     began, results = time.perf_counter(), []
     with _Bars(len(tasks)) as bars:
-        for result in speak_all(avatar, tasks, jobs=jobs, on_frame=bars.advance):
+        for result in speak_all(
+            avatar, tasks, jobs=jobs, on_frame=bars.advance, expression=expression, paste=paste
+        ):
             results.append(result)
             bars.end(result)
             if result.error is None:
-                size, seconds = "{} x {}".format(*avatar.size), result.n_frames / avatar.fps
+                size = "{} x {}".format(*(avatar.size if paste is None else paste.size))
+                seconds = result.n_frames / avatar.fps
                 where = escape(shown(result.task.out))
                 _OUT.print(f"{where}: {result.n_frames} frames of {size}, {seconds:.1f} s")
     if n_frames := sum(result.n_frames for result in results):

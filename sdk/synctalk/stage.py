@@ -81,6 +81,11 @@ class Stage:
         self._watermark = Watermark(*self.size) if watermark else None
 
     @property
+    def is_marked(self) -> bool:
+        """Whether pictures carry the invisible mark."""
+        return self._watermark is not None
+
+    @property
     def frame_samples(self) -> int:
         """Samples of the audio clock that one frame lasts."""
         return self.spec.audio.sample_rate // self.spec.fps
@@ -105,7 +110,7 @@ class Stage:
             appearance=self._appearance,
         )
         head = self.backend.render_head(request)
-        plate = self._plate(shot.at)
+        plate = self.plate(shot.at)
         image = compose(head, plate)
         alpha = None
         if shot.rgba or shot.background is not None:
@@ -116,7 +121,8 @@ class Stage:
             self._watermark.apply(image)
         return np.dstack([image, alpha]) if alpha is not None and shot.rgba else image
 
-    def _plate(self, index: int) -> Picture:
+    def plate(self, index: int) -> Picture:
+        """Torso and background of a recorded frame, uint8 [H, W, 3]. Raises: BundleError: too few of them."""
         try:
             return self._plates[index]
         except IndexError as error:
