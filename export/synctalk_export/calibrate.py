@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from synctalk import _native
+from synctalk.backends.field_march import march_rays
 from synctalk.geometry import pixel_rays
 from synctalk_trainer.modules import Field, encode_planes, spherical_harmonics
 from torch import Tensor, nn
@@ -44,25 +44,9 @@ def _samples(
     camera, spec = subject.camera, subject.field.spec
     pixels = generator.uniform(0, (camera.width, camera.height), (_N_RAYS, 2)).astype(np.float32)
     origins, directions = pixel_rays(camera, subject.rotation[frame], subject.translation[frame], pixels)
-    room = _N_RAYS * spec.max_samples
-    positions, distances = np.empty((room, 3), np.float32), np.empty(room, np.float32)
-    rays, offsets = np.empty(room, np.int32), np.empty(_N_RAYS + 1, np.int32)
-    n = _native.march(
-        origins,
-        directions,
-        generator.random(_N_RAYS, np.float32),
-        np.array(spec.box_min_m, np.float32),
-        np.array(spec.box_max_m, np.float32),
-        occupancy,
-        spec.occupancy_resolution,
-        spec.step_m,
-        spec.max_samples,
-        positions,
-        distances,
-        rays,
-        offsets,
-    )
-    return torch.from_numpy(positions[:n]), torch.from_numpy(directions[rays[:n]])
+    jitter = generator.random(_N_RAYS, np.float32)
+    positions, rays, _ = march_rays(spec, occupancy, origins, directions, jitter)
+    return torch.from_numpy(positions), torch.from_numpy(directions[rays])
 
 
 def _activations(

@@ -17,7 +17,7 @@ from synctalk.spec import FieldSpec
 
 from . import HeadRequest
 
-__all__ = ["ColourFunction", "FieldMarcher", "HeadFunction"]
+__all__ = ["ColourFunction", "FieldMarcher", "HeadFunction", "march_rays"]
 
 Float = NDArray[np.float32]
 
@@ -76,12 +76,18 @@ class FieldMarcher:
     def _visible(self, request: HeadRequest, pixels: Float) -> tuple[Float, NDArray[np.int32]]:
         """Positions [M, 3] and rays [M] of the samples of pixels [R, 2] that are not hidden."""
         origins, directions = pixel_rays(request.camera, request.rotation, request.translation, pixels)
-        positions, rays, offsets = self._march(origins, directions)
+        positions, rays, offsets = self._samples(origins, directions)
         depth = self._density(request, positions)[0] * np.float32(self._spec.step_m)
         before = np.concatenate([np.zeros(1), np.cumsum(depth, dtype=np.float64)])  # optical depth, [M + 1]
         in_front = before[:-1] - before[offsets[rays]]
         seen = np.exp(-in_front) >= _LEAST_TRANSMITTANCE
         return positions[seen], rays[seen]
+
+    def _samples(
+        self, origins: Float, directions: Float
+    ) -> tuple[Float, NDArray[np.int32], NDArray[np.int32]]:
+        jitter = np.full(len(origins), _MIDPOINT)
+        return march_rays(self._spec, self._occupancy, origins, directions, jitter)
 
     def _density(self, request: HeadRequest, positions: Float) -> tuple[Float, Float]:
         """Density [M], 1/m, and feature [M, F]."""
@@ -97,7 +103,7 @@ class FieldMarcher:
         """Premultiplied RGBA [R, 4] of pixels [R, 2]."""
         spec = self._spec
         origins, directions = pixel_rays(request.camera, request.rotation, request.translation, pixels)
-        positions, rays, offsets = self._march(origins, directions)
+        positions, rays, offsets = self._samples(origins, directions)
         m, n = len(positions), len(pixels)
         density, feature = self._density(request, positions)
         appearance = np.broadcast_to(request.appearance, (n, spec.appearance))
@@ -117,28 +123,35 @@ class FieldMarcher:
         rgba[:, 3] = alpha
         return rgba
 
-    def _march(self, origins: Float, directions: Float) -> tuple[Float, NDArray[np.int32], NDArray[np.int32]]:
-        """Samples: positions [M, 3], their rays [M], and the rays' first samples [R + 1]."""
-        spec, n = self._spec, len(origins)
-        cap = n * spec.max_samples
-        positions, distances = np.empty((cap, 3), np.float32), np.empty(cap, np.float32)
-        rays, offsets = np.empty(cap, np.int32), np.empty(n + 1, np.int32)
-        m = _native.march(
-            origins,
-            directions,
-            np.full(n, _MIDPOINT),
-            np.array(spec.box_min_m, np.float32),
-            np.array(spec.box_max_m, np.float32),
-            self._occupancy,
-            spec.occupancy_resolution,
-            spec.step_m,
-            spec.max_samples,
-            positions,
-            distances,
-            rays,
-            offsets,
-        )
-        return positions[:m], rays[:m], offsets
+
+def march_rays(
+    spec: FieldSpec, occupancy: NDArray[np.uint8], origins: Float, directions: Float, jitter: Float
+) -> tuple[Float, NDArray[np.int32], NDArray[np.int32]]:
+    """Samples of rays in occupied cells: positions [M, 3] in 0..1, their rays [M], and the rays' first samples [R + 1].
+
+    origins, directions: [R, 3], metres; jitter: [R] in 0..1, where in its step the first sample of a ray lies;
+    occupancy: bits over the box, see ``docs/formats.md``.
+    """
+    n = len(origins)
+    cap = n * spec.max_samples
+    positions, distances = np.empty((cap, 3), np.float32), np.empty(cap, np.float32)
+    rays, offsets = np.empty(cap, np.int32), np.empty(n + 1, np.int32)
+    m = _native.march(
+        origins,
+        directions,
+        jitter,
+        np.array(spec.box_min_m, np.float32),
+        np.array(spec.box_max_m, np.float32),
+        occupancy,
+        spec.occupancy_resolution,
+        spec.step_m,
+        spec.max_samples,
+        positions,
+        distances,
+        rays,
+        offsets,
+    )
+    return positions[:m], rays[:m], offsets
 
 
 def _pixel_blocks(region: tuple[int, int, int, int]) -> list[Float]:
