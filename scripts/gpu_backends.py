@@ -1,10 +1,12 @@
 """Every backend that works here, end to end on one avatar: gpu_backends.py AVATAR.
 
-Milliseconds of a head picture (percentiles over its own track) and PSNR to native-cpu in float32; who cannot work says why.
+Milliseconds of a head picture (percentiles over its own track) and PSNR to native-cpu in float32, with CUDA graphs (1)
+and without (0) where a backend has the choice; who cannot work says why.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 
@@ -15,13 +17,15 @@ from synctalk.errors import BackendError
 
 N_FRAMES, N_WARM = 40, 3
 CASES = (
-    ("native-cuda", "cuda", "float32"),
-    ("native-cuda", "cuda", "float16"),
-    ("native-cpu", "cpu", "auto"),
-    ("onnxruntime", "cpu", "auto"),
-    ("onnxruntime", "cuda", "auto"),
-    ("tensorrt", "cuda", "float32"),
-    ("tensorrt", "cuda", "auto"),
+    ("native-cuda", "cuda", "float32", ""),
+    ("native-cuda", "cuda", "float16", ""),
+    ("native-cpu", "cpu", "auto", ""),
+    ("onnxruntime", "cpu", "auto", ""),
+    ("onnxruntime", "cuda", "auto", "0"),
+    ("onnxruntime", "cuda", "auto", "1"),
+    ("tensorrt", "cuda", "float32", "1"),
+    ("tensorrt", "cuda", "auto", "0"),
+    ("tensorrt", "cuda", "auto", "1"),
 )
 
 
@@ -65,8 +69,9 @@ def backend_rows(bundle: Bundle) -> list[dict[str, object]]:
     """A row for every case: milliseconds of a head on the host and PSNR to native-cpu, or why it cannot work."""
     truth, _ = drawn(create_backend("native-cpu", bundle, precision="float32"), bundle)
     rows = []
-    for name, device, precision in CASES:
-        row: dict[str, object] = {"backend": name, "device": device, "precision": precision}
+    for name, device, precision, graphs in CASES:
+        row: dict[str, object] = {"backend": name, "device": device, "precision": precision, "graphs": graphs}
+        os.environ["SYNCTALK_CUDA_GRAPHS"] = graphs or "0"
         try:
             pictures, times = drawn(create_backend(name, bundle, device, None, precision), bundle)
             row |= {f"p{p}_ms": round(float(np.percentile(times, p)), 2) for p in (50, 95, 99)}

@@ -17,10 +17,10 @@ def build_engines(
     ] = "auto",
     max_batch: Annotated[int, typer.Option(min=1, max=64, help="Frames in one call, at most.")] = 1,
     version_compatible: Annotated[
-        bool, typer.Option("--version-compatible", help="Fit every minor version of this TensorRT; slower.")
+        bool, typer.Option("--version-compatible", help="Fit every minor version of this TensorRT.")
     ] = False,
     hardware_compatible: Annotated[
-        bool, typer.Option("--hardware-compatible", help="Fit every GPU from RTX 30 on; slower.")
+        bool, typer.Option("--hardware-compatible", help="Fit every GPU from RTX 30 on.")
     ] = False,
 ) -> None:
     """Build TensorRT engines for an avatar on this machine's GPU, and keep them in your cache.
