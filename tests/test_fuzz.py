@@ -36,7 +36,8 @@ from synctalk.errors import BundleError, MediaError
 from synctalk.manifest import MANIFEST
 from synctalk.media import read_audio
 
-LIMIT_S = 10
+LIMIT_S, HANG_S = 10, 60
+"""Seconds of the processor, and of the clock: the machine may be busy."""
 LIMIT_MB = 400
 
 _PLACE = st.floats(0.0, 1.0, exclude_max=True)
@@ -108,18 +109,19 @@ def _bounded(costs: Costs) -> Iterator[None]:
     """Fail where the block hangs or grows by more than it may."""
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
-        raise AssertionError(f"took longer than {LIMIT_S} s")
+        raise AssertionError(f"did not come back within {HANG_S} s")
 
-    before, began = _peak_mb(), time.perf_counter()
+    before, began = _peak_mb(), time.process_time()
     older = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(LIMIT_S)
+    signal.alarm(HANG_S)
     try:
         yield
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, older)
-    grown = _peak_mb() - before
-    costs.add(time.perf_counter() - began, grown)
+    seconds, grown = time.process_time() - began, _peak_mb() - before
+    costs.add(seconds, grown)
+    assert seconds < LIMIT_S, f"took {seconds:.0f} s"
     assert grown < LIMIT_MB, f"grew by {grown:.0f} MB"
 
 

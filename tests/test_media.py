@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import tracemalloc
 from pathlib import Path
 
 import av
@@ -119,3 +120,21 @@ def test_unreadable_media_is_named(tmp_path: Path) -> None:
         read_audio(b"RIFF nonsense")
     with pytest.raises(MediaError, match="folder"):
         write_mp4(tmp_path / "nowhere" / "out.mp4", _frames(1), 25)
+
+
+def test_a_length_that_a_header_claims_is_not_believed() -> None:
+    """The head of this mp3 tells of two thousand million frames; room is made for what is read."""
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.sin(np.arange(3200) / 9).astype(np.float32), 16_000, format="MP3")
+    content = bytearray(buffer.getvalue())
+    (at,) = (content.find(name) for name in (b"Xing", b"Info") if name in content)
+    content[at + 8 : at + 12] = (2**31 - 1).to_bytes(4, "big")
+    tracemalloc.start()
+    try:
+        samples, rate = read_audio(bytes(content))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert rate == 16_000
+    assert len(samples) < 10_000
+    assert peak < 20e6

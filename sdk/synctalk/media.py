@@ -96,6 +96,10 @@ class _Content(io.BytesIO):
             return self.tell()
 
 
+_BLOCK = 1 << 16
+"""Samples read at once: headers may claim any length."""
+
+
 def read_audio(source: Source) -> tuple[Float, int]:
     """Read the (first) sound of a sound or video file.
 
@@ -107,11 +111,14 @@ def read_audio(source: Source) -> tuple[Float, int]:
     if not isinstance(source, bytes) and not Path(source).is_file():
         raise MediaError(f"no such file: {source}. Give a sound file, such as a wav, mp3, m4a or mp4.")
     try:
-        file = _Content(source) if isinstance(source, bytes) else os.fspath(source)
-        samples, rate = soundfile.read(file, dtype="float32", always_2d=True)
+        content = _Content(source) if isinstance(source, bytes) else os.fspath(source)
+        with soundfile.SoundFile(content) as file:
+            rate, pieces = int(file.samplerate), [np.zeros(0, np.float32)]
+            while len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):
+                pieces.append(to_mono(block))
     except (soundfile.LibsndfileError, TypeError):  # not one of its formats: video containers, AAC ...
         return _decode_audio(source)
-    return _not_empty(to_mono(samples), source), int(rate)
+    return _not_empty(np.concatenate(pieces), source), rate
 
 
 def _decode_audio(source: Source) -> tuple[Float, int]:
