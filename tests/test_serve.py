@@ -279,6 +279,21 @@ def test_mp4_fragments_keep_sound_and_pictures_in_step() -> None:
     assert np.corrcoef(heights[1:], share[1:])[0, 1] > 0.9
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts threads as Linux tells them")
+def test_a_closed_mp4_keeps_no_thread() -> None:
+    """Even where something still holds on to it, as an exception's frames do."""
+
+    def n_threads() -> int:
+        return sum(1 for _ in Path("/proc/self/task").iterdir())
+
+    avatar = Avatar.mock()
+    frame, before = next(avatar.speak(np.zeros(RATE, np.float32), RATE)), n_threads()
+    writer = FragmentedMp4(avatar.size, avatar.fps, avatar.sample_rate)
+    writer.write(frame)
+    writer.close()
+    assert n_threads() == before
+
+
 _OFFER = """v=0\r\na=candidate:1 1 udp 1 10.9.8.7 5000 typ host\r\na=candidate:2 1 UDP 1 secret.local 80 typ host
 a=candidate:3 1 tcp 1 10.9.8.7 5000 typ host\r\na=candidate:junk\r\n""" + "".join(
     f"a=candidate:{i} 1 udp 1 10.9.8.7 {2000 + i} typ srflx raddr 1.1.1.1 rport 4\r\n" for i in range(100)

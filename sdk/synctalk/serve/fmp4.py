@@ -64,7 +64,7 @@ class FragmentedMp4:
         self._video.codec_context.time_base = Fraction(1, _AAC_RATE)
         self._audio: Any = self._container.add_stream("aac", rate=_AAC_RATE, layout="mono")
         self._audio.bit_rate = 96_000
-        self._resampler = av.AudioResampler(format="fltp", layout="mono", rate=_AAC_RATE)
+        self._resampler: Any = av.AudioResampler(format="fltp", layout="mono", rate=_AAC_RATE)
 
     @staticmethod
     def mime(start: bytes) -> str:
@@ -112,4 +112,4 @@ class FragmentedMp4:
             if not self._is_closed:
                 self._is_closed = True
                 self._container.close()
-                self._video = self._audio = None  # the encoders' threads end with them
+                self._video = self._audio = self._resampler = None  # their threads end with them
