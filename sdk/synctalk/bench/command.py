@@ -20,7 +20,9 @@ def bench(
     audio: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Another sound than the demo sentence.")
     ] = None,
-    backend: Annotated[str, typer.Option(metavar="NAME", help="auto, native-cpu or onnxruntime.")] = "auto",
+    backend: Annotated[
+        str, typer.Option(metavar="NAME", help="auto, native-cuda, native-cpu, onnxruntime or tensorrt.")
+    ] = "auto",
     device: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu or cuda.")] = "auto",
     threads: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="CPU threads; all by default.")

@@ -52,7 +52,9 @@ def serve(
     mock: Annotated[
         bool, typer.Option("--mock", help="A drawn face without weights, to test an app.")
     ] = False,
-    backend: Annotated[str, typer.Option(metavar="NAME", help="auto, native-cpu or onnxruntime.")] = "auto",
+    backend: Annotated[
+        str, typer.Option(metavar="NAME", help="auto, native-cuda, native-cpu, onnxruntime or tensorrt.")
+    ] = "auto",
     device: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu or cuda.")] = "auto",
     threads: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="CPU threads; all by default.")
