@@ -124,7 +124,8 @@ def test_pasted_pictures_are_marked_where_the_avatar_marks(tmp_path: Path) -> No
     )
     image = np.full((SIZE, SIZE, 3), 100, np.uint8)
     change = marked(0, image).astype(int) - plain(0, image)
-    assert set(np.unique(change)) <= {-2, 0, 2} and np.abs(change).mean() > 0.5
+    assert set(np.unique(change[:Y])) <= {-2, 0, 2} and np.abs(change[:Y]).mean() > 0.5
+    assert not change[Y + 4 : Y + SIDE - 4, X + 4 : X + SIDE - 4].any()  # its own mark, once
 
 
 def test_the_command_line_pastes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

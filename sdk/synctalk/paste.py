@@ -69,11 +69,11 @@ class Paste:
 
         image: uint8 [h, w, 3], the whole frame as the avatar drew it.
         """
-        whole = self._picture(self._first + at).copy()
+        whole = self._picture(self._first + at)
+        if self._mark is not None:
+            self._mark.apply(whole)  # before: the avatar's frame has its own
         square = whole[self._square]
         square[...] = square + self._weight * (_resized(image, self._side) - square.astype(np.float32)) + 0.5
-        if self._mark is not None:
-            self._mark.apply(whole)
         return whole
 
     # --- which stretch of the video -------------------------------------------------------------------------------
