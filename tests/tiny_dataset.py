@@ -23,6 +23,7 @@ def _mesh(generator: np.random.Generator) -> np.ndarray:
     points[[159, 145, 386, 374], :2] = (-0.03, 0.025), (-0.03, 0.015), (0.03, 0.025), (0.03, 0.015)
     angle = np.linspace(0, 2 * np.pi, len(LIPS))
     points[list(LIPS), :2] = np.stack([0.02 * np.cos(angle), -0.03 + 0.005 * np.sin(angle)], axis=-1)
+    points[2, :2] = (0.0, -0.01)  # below the nose
     points[[13, 14], :2] = (0.0, -0.028), (0.0, -0.032)
     points[list(CHIN), :2] = (0.0, -0.058)
     points[:, 2] = np.sqrt(np.maximum(0.0, RADIUS_M**2 - (points[:, :2] ** 2).sum(axis=1)))
