@@ -15,10 +15,11 @@ from synctalk.bundle import TENSORS, tensor_ranges
 from synctalk.errors import ExportError
 from synctalk.spec import PLANES, Spec
 from synctalk.tensorrt.plugin import NAMESPACE
-from synctalk_trainer.modules import Field
+from synctalk_trainer.modules import Field, KernelEncoder
 from torch import Tensor, nn
 
 from .plane_lookup import DOMAIN_VERSION, OPSET, PlaneLookupNode, body_of, trace
+from .speech_node import SPEECH_OPSETS, with_encoder
 
 __all__ = ["Colour", "Head", "audio_model", "colour_model", "head_model"]
 
@@ -120,7 +121,12 @@ def audio_model(audio: nn.Module, spec: Spec) -> bytes:
     """``audio.onnx``."""
     design = spec.audio
     inputs = {"mel_windows": torch.rand(3, design.n_taps, design.n_mels, design.window_columns)}
-    return _serialised(_traced(audio, inputs, ("condition",), "N", spec), "audio.onnx")
+    speech = audio.speech if isinstance(audio, KernelEncoder) else None
+    if speech is None:
+        return _serialised(_traced(audio, inputs, ("condition",), "N", spec), "audio.onnx")
+    model = with_encoder(_traced(audio, inputs, ("condition",), "N", spec, SPEECH_OPSETS), speech)
+    _label(model, spec)
+    return _serialised(model, "audio.onnx")
 
 
 def _traced(

@@ -1,7 +1,7 @@
 """Fits the kernel encoder in closed form: mel window -> shape of the mouth, as principal components.
 
-A window of 24 mel columns goes through its principal components and random cosine features (a Gaussian kernel) into
-ridge regression. Every window is heard twice, as it is and as another speaker and microphone might have made it, so
+A window of 24 mel columns, and beside it what a speech encoder says of it, goes through principal components and random
+cosine features (a Gaussian kernel) into ridge regression. Every window is heard twice, as it is and as another speaker and microphone might have made it, so
 that the mouth also opens for voices unlike the subject's. The kernel's width, how far around the frame it listens, and
 each component's ridge are chosen by cross-validation over takes or stretches of the clip, which also gives, for every
 training frame, a prediction by a machine that never saw its stretch: the field is trained on these, so that it meets
@@ -115,17 +115,17 @@ def fit_kernel(
     windows: [N, 1, 80, columns] of all frames; target: [N, C]; frames: [n] those to fit; take: [N].
     """
     heard = windows[frames]
-    pooled = encoder.pooled(torch.cat([heard, _as_another_voice(heard, generator)]))
+    inputs = encoder.inputs(torch.cat([heard, _as_another_voice(heard, generator)]))
     directions = torch.from_numpy(generator.standard_normal(encoder.frequencies.shape).astype(np.float32))
     encoder.phases.copy_(
         torch.from_numpy(generator.uniform(0, 2 * np.pi, len(encoder.phases)).astype(np.float32))
     )
     fold = torch.from_numpy(_folds(frames, take)).repeat(2)
     wanted = target[frames].double().repeat(2, 1)
-    reach, width = _choose(encoder, pooled, wanted, fold, directions)
-    _set_components(encoder, pooled, reach)
+    reach, width = _choose(encoder, inputs, wanted, fold, directions)
+    _set_components(encoder, inputs, reach)
     encoder.frequencies.copy_(directions * width)
-    regression = _Ridge(encoder.features(pooled).double(), wanted, fold)
+    regression = _Ridge(encoder.features(inputs).double(), wanted, fold)
     unseen, ridges = regression.best_unseen(_RIDGES)
     weights = torch.cat([regression.solve(r)[:, i : i + 1] for i, r in enumerate(ridges)], dim=1)
     encoder.readout.copy_(weights[:-1])
@@ -166,14 +166,21 @@ def _errors(predicted: Tensor, truth: Tensor) -> Tensor:
     return ((predicted - truth) ** 2).mean(dim=0)
 
 
-def _set_components(encoder: KernelEncoder, pooled: Tensor, reach: float) -> None:
-    """Set the encoder's principal components, of windows faded by a Gaussian around the frame's own time."""
-    n_columns = pooled.shape[1] // encoder.n_bands
+def _set_components(encoder: KernelEncoder, inputs: Tensor, reach: float) -> None:
+    """Set the encoder's principal components: of mel bands faded by a Gaussian around the frame's own time, and of
+    embeddings that weigh as much in all as the bands."""
+    n_columns = encoder.n_pooled // encoder.n_bands
     distance = torch.arange(n_columns) + 0.5 - n_columns * _FRAME_AT
-    fade = torch.exp(-((distance / reach) ** 2)).repeat(encoder.n_bands).clamp(min=1e-6)
-    faded = pooled * fade
+    fade = torch.ones(inputs.shape[1])
+    fade[: encoder.n_pooled] = torch.exp(-((distance / reach) ** 2)).repeat(encoder.n_bands).clamp(min=1e-6)
+    faded = inputs * fade
+    variance = faded.var(dim=0)
+    if encoder.speech is not None:
+        ratio = variance[: encoder.n_pooled].sum() / variance[encoder.n_pooled :].sum().clamp(min=1e-9)
+        fade[encoder.n_pooled :] = ratio.sqrt()
+        faded = inputs * fade
     centre = faded.mean(dim=0)
-    _, _, axes = torch.linalg.svd((faded - centre)[:: max(1, len(pooled) // 3000)], full_matrices=False)
+    _, _, axes = torch.linalg.svd((faded - centre)[:: max(1, len(inputs) // 3000)], full_matrices=False)
     n_components = min(encoder.components.shape[1], len(axes))
     components = torch.zeros_like(encoder.components)
     components[:, :n_components] = axes[:n_components].T
@@ -183,14 +190,14 @@ def _set_components(encoder: KernelEncoder, pooled: Tensor, reach: float) -> Non
 
 
 def _choose(
-    encoder: KernelEncoder, pooled: Tensor, wanted: Tensor, fold: Tensor, directions: Tensor
+    encoder: KernelEncoder, inputs: Tensor, wanted: Tensor, fold: Tensor, directions: Tensor
 ) -> tuple[float, float]:
     """Reach and kernel width with the least cross-validated error, tried on a quarter of the cosines."""
     n_tried = max(64, len(encoder.phases) // 4)
     best = (float("inf"), _REACHES[0], _WIDTHS[0])
     for reach in _REACHES:
-        _set_components(encoder, pooled, reach)
-        reduced = (pooled - encoder.centre) @ encoder.components
+        _set_components(encoder, inputs, reach)
+        reduced = (inputs - encoder.centre) @ encoder.components
         for width in _WIDTHS:
             projected = reduced @ (directions[:, :n_tried] * width)
             regression = _Ridge(torch.cos(projected + encoder.phases[:n_tried]).double(), wanted, fold)

@@ -124,7 +124,7 @@ def prepare(
 
     Look at DATASET/report.html before you train. Run again, it does only what is missing or has changed.
 
-    Steps: media, landmarks, masks, plate, landmark_pose, tracks, pose, expression, report.
+    Steps: media, landmarks, masks, plate, landmark_pose, tracks, pose, expression, sync, report.
 
     Examples:
 
@@ -182,6 +182,13 @@ def train(
             metavar="FILE", help="A perceptual distance as TorchScript, added to the patches' loss."
         ),
     ] = None,
+    encoder: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="What hears beside the mel bands: none, default (the packaged speech encoder), or an .onnx file.",
+        ),
+    ] = "none",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in RUN, exactly.")] = False,
 ) -> None:
     """Train an avatar from a prepared dataset.
@@ -199,6 +206,7 @@ def train(
     from rich.console import Console
     from synctalk.errors import TrainingError
 
+    from .audio_visual.encoder import chosen_encoder
     from .run import Settings
     from .train_command import train_run
 
@@ -214,7 +222,8 @@ def train(
         lpips=None if lpips is None else str(lpips.resolve()),
     )
     console = Console(highlight=False)
-    trainer = train_run(dataset, out, settings, resume, device, threads, console)
+    speech = chosen_encoder(encoder)
+    trainer = train_run(dataset, out, settings, resume, device, threads, console, speech)
     console.print(f"trained {trainer.clock.step} steps in {trainer.clock.seconds / 60:.1f} min: {out}")
     console.print(f"next: synctalk evaluate {out}, then synctalk export {out} -o {out.name}.avatar")
 

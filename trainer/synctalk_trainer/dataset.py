@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from synctalk.errors import DatasetError
 from synctalk.geometry import Camera
 
-__all__ = ["BACKGROUND", "HEAD", "TORSO", "VERSION", "Dataset"]
+__all__ = ["BACKGROUND", "HEAD", "TORSO", "VERSION", "Dataset", "read_wave"]
 
 VERSION = 1
 BACKGROUND, TORSO, HEAD = 0, 1, 2
@@ -84,7 +84,7 @@ class Dataset:
             path=path,
             info=info,
             takes=tuple((int(first), int(end)) for first, end in info["takes"]),
-            audio=_read_wave(path / "audio.wav"),
+            audio=read_wave(path / "audio.wav"),
             frames=_map(path, "frames.npy", (*picture, 3)),
             plates=_map(path, "plates.npy", (*picture, 3)),
             masks=_map(path, "masks.npy", picture),
@@ -157,7 +157,8 @@ def _shaped(array: NDArray[Any], shape: tuple[int, ...], name: str) -> Float:
     return np.ascontiguousarray(array, np.float32)
 
 
-def _read_wave(path: Path) -> Float:
+def read_wave(path: Path) -> Float:
+    """``audio.wav`` of a dataset, [n] in -1..1. Raises: DatasetError: missing, damaged or of another kind."""
     try:
         with wave.open(str(path), "rb") as file:
             if (file.getframerate(), file.getnchannels(), file.getsampwidth()) != (16_000, 1, 2):

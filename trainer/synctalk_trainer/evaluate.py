@@ -17,6 +17,9 @@ import torch
 from numpy.typing import NDArray
 from synctalk.errors import TrainingError
 
+from .audio_visual.corpus import TalkingClip
+from .audio_visual.mouths import landmark_measures
+from .audio_visual.offset import SyncDetector
 from .dataset import Dataset
 from .evaluation_report import verdicts, write_report
 from .measure import Detect, HeadRenderer, baseline_scores, measure
@@ -106,7 +109,7 @@ def judge(
     table = figures if against is None else {**figures, "against": against}
     write_report(data, data.audio, result, table, folder, f"Evaluation of {run.path.name}")
     (folder / "frames.npy").unlink()
-    figures["verdicts"] = verdicts(figures)
+    figures["verdicts"] = verdicts(figures) + _out_of_step(data)
     write_json(run.path / "evaluation.json", figures)
     return figures
 
@@ -125,6 +128,15 @@ def _mean_distance(
             for picture, frame in zip(pictures, held, strict=True)
         ]
     return float(np.mean(distances))
+
+
+def _out_of_step(data: Dataset) -> list[str]:
+    """A sentence if the clip itself is surely out of step, which no training can mend."""
+    clip = TalkingClip(
+        data.path.name, data.audio, landmark_measures(data.landmarks), np.asarray(data.valid), data.takes
+    )
+    sentence = SyncDetector().offset(clip).sentence()
+    return [] if sentence is None else [f"In the clip itself {sentence}."]
 
 
 def _frames(

@@ -7,15 +7,21 @@ density and feature; feature, direction, appearance -> colour). Their functions 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from synctalk.spec import PLANES, AudioSpec, FieldSpec, GridSpec, Spec
 from torch import Tensor, nn
+
+from .audio_visual.encoder import SpeechEncoder
+from .audio_visual.networks import COLUMNS
 
 __all__ = [
     "Avatar",
     "ConvolutionalEncoder",
     "Field",
     "KernelEncoder",
+    "LearnedFeatures",
     "audio_encoder",
     "encode_planes",
     "mlp",
@@ -23,6 +29,8 @@ __all__ = [
 ]
 
 _HASH_PRIME = 2_654_435_761
+_STRIDE = 4
+"""Mel columns between the windows that a speech encoder hears for a frame."""
 
 
 def mlp(x: Tensor, weights: nn.ParameterList | list[Tensor] | tuple[Tensor, ...]) -> Tensor:
@@ -210,20 +218,42 @@ class ConvolutionalEncoder(nn.Module):
         return condition
 
 
+class LearnedFeatures(torch.autograd.Function):
+    """A speech encoder in ONNX inside a network of torch; exported as one node, whose definition is the encoder."""
+
+    @staticmethod
+    def forward(ctx: Any, windows: Tensor, speech: SpeechEncoder) -> Tensor:
+        """windows: [N, 1, 80, 16] -> [N, D]."""
+        return torch.from_numpy(speech(windows.cpu().numpy())).to(windows.device)
+
+    @staticmethod
+    def symbolic(g: Any, windows: Any, speech: SpeechEncoder) -> Any:
+        node = g.op("synctalk::SpeechEncoder", windows)
+        node.setType(windows.type().with_sizes([None, speech.n_embedding]))
+        return node
+
+
 class KernelEncoder(nn.Module):
     """Mel window of a frame -> its condition: a kernel machine, fitted in closed form (``audio_fit``).
 
-    Its weights are buffers: no gradient ever touches them. Source: Rahimi and Recht 2007 (random features).
+    What it looks at: the window's mel bands, and beside them, if there is a speech encoder, what that says of the
+    window's beginning, middle and end. Its weights are buffers: no gradient ever touches them. Source: Rahimi and
+    Recht 2007 (random features).
     """
 
-    def __init__(self, spec: AudioSpec, n_condition: int) -> None:
+    def __init__(self, spec: AudioSpec, n_condition: int, speech: SpeechEncoder | None = None) -> None:
         super().__init__()
         if spec.n_taps != 1:
             raise ValueError(
                 f"the kernel encoder sees one window a frame, the spec asks for {spec.n_taps} taps"
             )
-        n_inputs = spec.pooled_bands * spec.window_columns
+        self.speech = speech
         self.n_bands = spec.pooled_bands
+        self.n_pooled = spec.pooled_bands * spec.window_columns
+        last = spec.window_columns - COLUMNS
+        self.starts = tuple(range(last % _STRIDE, last + 1, _STRIDE))
+        n_inputs = self.n_pooled + (0 if speech is None else len(self.starts) * speech.n_embedding)
+        n_components = spec.components * (1 if speech is None else 2)
         self.centre: Tensor
         self.components: Tensor
         self.frequencies: Tensor
@@ -231,31 +261,39 @@ class KernelEncoder(nn.Module):
         self.readout: Tensor
         self.bias: Tensor
         self.register_buffer("centre", torch.zeros(n_inputs))
-        self.register_buffer("components", torch.zeros(n_inputs, spec.components))
-        self.register_buffer("frequencies", torch.zeros(spec.components, spec.cosines))
+        self.register_buffer("components", torch.zeros(n_inputs, n_components))
+        self.register_buffer("frequencies", torch.zeros(n_components, spec.cosines))
         self.register_buffer("phases", torch.zeros(spec.cosines))
         self.register_buffer("readout", torch.zeros(spec.cosines, n_condition))
         self.register_buffer("bias", torch.zeros(n_condition))
 
-    def pooled(self, windows: Tensor) -> Tensor:
-        """windows: [N, 1, 80, columns] -> [N, bands * columns]."""
+    def inputs(self, windows: Tensor) -> Tensor:
+        """windows: [N, 1, 80, columns] -> [N, bands * columns], and the speech encoder's embeddings beside them."""
         n, _, n_mels, n_columns = windows.shape
         bands = windows.view(n, self.n_bands, n_mels // self.n_bands, n_columns)
-        return bands.mean(dim=2).flatten(1)
+        pooled = bands.mean(dim=2).flatten(1)
+        if self.speech is None:
+            return pooled
+        parts = torch.cat([windows[..., start : start + COLUMNS] for start in self.starts])
+        learned = LearnedFeatures.apply(parts, self.speech)  # type: ignore[no-untyped-call]
+        apart = learned.view(len(self.starts), -1, self.speech.n_embedding).transpose(0, 1)
+        return torch.cat([pooled, apart.flatten(1)], dim=1)
 
-    def features(self, pooled: Tensor) -> Tensor:
-        """Random cosine features of pooled windows, [N, cosines]."""
-        return torch.cos((pooled - self.centre) @ self.components @ self.frequencies + self.phases)
+    def features(self, inputs: Tensor) -> Tensor:
+        """Random cosine features of ``inputs``, [N, cosines]."""
+        return torch.cos((inputs - self.centre) @ self.components @ self.frequencies + self.phases)
 
     def forward(self, windows: Tensor) -> Tensor:
         """windows: [N, 1, 80, columns] -> condition [N, C]."""
-        return self.features(self.pooled(windows)) @ self.readout + self.bias
+        return self.features(self.inputs(windows)) @ self.readout + self.bias
 
 
-def audio_encoder(spec: AudioSpec, n_condition: int) -> ConvolutionalEncoder | KernelEncoder:
-    """The audio branch that a spec asks for."""
+def audio_encoder(
+    spec: AudioSpec, n_condition: int, speech: SpeechEncoder | None = None
+) -> ConvolutionalEncoder | KernelEncoder:
+    """The audio branch that a spec asks for; ``speech``: what ``KernelEncoder`` hears with, beside the mel bands."""
     return (
-        KernelEncoder(spec, n_condition)
+        KernelEncoder(spec, n_condition, speech)
         if spec.encoder == "kernel"
         else ConvolutionalEncoder(spec, n_condition)
     )
@@ -264,11 +302,13 @@ def audio_encoder(spec: AudioSpec, n_condition: int) -> ConvolutionalEncoder | K
 class Avatar(nn.Module):
     """Everything that is trained for a subject."""
 
-    def __init__(self, spec: Spec, n_appearance: int, seed: int = 0) -> None:
+    def __init__(
+        self, spec: Spec, n_appearance: int, seed: int = 0, speech: SpeechEncoder | None = None
+    ) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
         torch.manual_seed(seed)
         self.spec = spec
         self.field = Field(spec.field, generator)
-        self.audio = audio_encoder(spec.audio, spec.field.condition)
+        self.audio = audio_encoder(spec.audio, spec.field.condition, speech)
         self.appearance = nn.Parameter(torch.zeros(n_appearance, spec.field.appearance))

@@ -18,12 +18,13 @@ from synctalk.geometry import Camera
 from synctalk.spec import Spec
 from torch import Tensor
 
+from .audio_visual.encoder import SpeechEncoder
 from .dataset import Dataset
 from .modules import Avatar
 from .occupancy import Occupancy
 from .rendering import render_head
 
-__all__ = ["Run", "Settings", "load_run", "read_json", "write_json", "write_tensors"]
+__all__ = ["Run", "Settings", "load_run", "read_json", "speech_of", "write_json", "write_tensors"]
 
 _VERSION = 1
 
@@ -164,6 +165,15 @@ def settings_of(path: Path) -> Settings:
     return Settings(**values["settings"])
 
 
+def speech_of(path: Path) -> SpeechEncoder | None:
+    """The speech encoder that lies in a run's folder, if it was trained with one.
+
+    Raises: ModelError: it is damaged.
+    """
+    file = path / "encoder.onnx"
+    return SpeechEncoder.read(file) if file.exists() else None
+
+
 def write_settings(path: Path, settings: Settings, spec: Spec) -> None:
     """Write ``run.json``."""
     values = {
@@ -188,7 +198,7 @@ def load_run(path: str | Path, dataset: str | Path | None = None) -> Run:
     )
     tensors = load_file(path / "checkpoint.safetensors")
     data = Dataset.open(dataset if dataset is not None else settings.dataset)
-    model = Avatar(spec, len(data.takes), settings.seed)
+    model = Avatar(spec, len(data.takes), settings.seed, speech_of(path))
     weights = {k.removeprefix("ema."): v for k, v in tensors.items() if k.startswith("ema.")}
     try:
         model.load_state_dict(weights)

@@ -23,6 +23,7 @@ from synctalk.errors import TrainingError
 from synctalk.spec import Spec
 from torch import Tensor
 
+from .audio_visual.encoder import SpeechEncoder
 from .conditions import Conditions, FittedConditions, LearnedConditions
 from .losses import patch_loss
 from .modules import Avatar
@@ -30,7 +31,7 @@ from .mouth import aperture
 from .occupancy import Occupancy, visual_hull
 from .perceptual import Perceptual, load_perceptual
 from .rendering import Rendered, render_rays
-from .run import Settings, read_json, write_json, write_settings, write_tensors
+from .run import Settings, read_json, speech_of, write_json, write_settings, write_tensors
 from .scene import Batch, Scene
 from .split import split
 
@@ -92,8 +93,9 @@ class Trainer:
         self._frame_share = wanted / wanted.sum()
         self.generator = np.random.default_rng(settings.seed)
         torch.manual_seed(settings.seed)
-        self.model = Avatar(spec, len(data.takes), settings.seed)
-        self.ema = Avatar(spec, len(data.takes), settings.seed)
+        speech = speech_of(out)
+        self.model = Avatar(spec, len(data.takes), settings.seed, speech)
+        self.ema = Avatar(spec, len(data.takes), settings.seed, speech)
         self.ema.requires_grad_(False)
         self.perceptual: Perceptual | None = None
         if settings.lpips is not None:
@@ -349,8 +351,25 @@ def _spread(frames: NDArray[np.int64], n: int) -> Iterator[int]:
             yield int(frames[i])
 
 
-def start(scene: Scene, spec: Spec, settings: Settings, out: Path, device: str = "cpu") -> Trainer:
-    """Make the run's folder and a trainer for it."""
+def start(
+    scene: Scene,
+    spec: Spec,
+    settings: Settings,
+    out: Path,
+    device: str = "cpu",
+    speech: SpeechEncoder | None = None,
+) -> Trainer:
+    """Make the run's folder and a trainer for it. speech: what the kernel encoder hears with, beside the mel bands.
+
+    Raises: TrainingError: the spec's audio branch has no place for a speech encoder.
+    """
+    if speech is not None and spec.audio.encoder != "kernel":
+        raise TrainingError(
+            f"preset {spec.name} learns its own audio network: leave --encoder away, or choose --preset default"
+        )
     (out / "preview").mkdir(parents=True, exist_ok=True)
+    (out / "encoder.onnx").unlink(missing_ok=True)
+    if speech is not None:
+        (out / "encoder.onnx").write_bytes(speech.model)
     write_settings(out, settings, spec)
     return Trainer(scene, spec, settings, out, device)

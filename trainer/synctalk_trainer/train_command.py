@@ -14,6 +14,7 @@ from synctalk import _native
 from synctalk.errors import TrainingError
 from synctalk.spec import Spec, preset
 
+from .audio_visual.encoder import SpeechEncoder
 from .dataset import Dataset
 from .run import Settings, read_json, settings_of
 from .scene import Scene
@@ -57,6 +58,7 @@ def train_run(
     device: str,
     threads: int | None,
     console: Console,
+    speech: SpeechEncoder | None = None,
 ) -> Trainer:
     """Train, or go on training, with a progress bar.
 
@@ -76,7 +78,7 @@ def train_run(
             f"{out} holds a run already: add --resume to go on with it, or choose another folder"
         )
     else:
-        trainer = start(Scene(Dataset.open(dataset), spec), spec, settings, out, device)
+        trainer = start(Scene(Dataset.open(dataset), spec), spec, settings, out, device, speech)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # being ended saves, too
     columns = (BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TextColumn("{task.fields[text]}"))
     with Progress(*columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal) as bar:

@@ -23,6 +23,7 @@ from synctalk_trainer.prepare.pose import run_landmark_pose
 from synctalk_trainer.prepare.pose_step import run_pose
 from synctalk_trainer.prepare.report import run_report
 from synctalk_trainer.prepare.segmenter import MediaPipeSegmenter, Segmenter
+from synctalk_trainer.prepare.sync import run_sync
 from synctalk_trainer.prepare.tracks import run_tracks
 from synctalk_trainer.prepare.workspace import Options, Workspace
 
@@ -117,6 +118,7 @@ STEPS: tuple[Step, ...] = (
         lambda options: options.poses,
     ),
     Step("expression", 1, ("landmarks",), ("expression.npz",), lambda work, _: run_expression(work)),
+    Step("sync", 1, ("landmarks",), ("sync.json",), lambda work, _: run_sync(work)),
     Step(
         "report",
         1,

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import ctypes
 import ctypes.util
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import signal
-from scipy.ndimage import gaussian_filter1d
 from synctalk.errors import MediaError
 from synctalk_trainer.synthetic.rig import Floats
 from synctalk_trainer.synthetic.sentences import SENTENCES
 
-__all__ = ["SAMPLE_RATE", "Phoneme", "Speech", "babble", "mouth_shapes", "say"]
+__all__ = ["SAMPLE_RATE", "VISEMES", "Espeak", "Phoneme", "Speech", "babble", "mouth_shapes", "say"]
 
 SAMPLE_RATE = 16_000
 
@@ -40,7 +40,7 @@ class Speech:
     text: str
 
 
-_VISEMES: dict[str, dict[str, float]] = {
+VISEMES: dict[str, dict[str, float]] = {
     "rest": {},
     "p": {"mouthPress": 0.35, "mouthRollLower": 0.18, "mouthRollUpper": 0.15},
     "f": {"jawOpen": 0.05, "mouthRollLower": 0.45, "mouthUpperUp": 0.28, "mouthShrugLower": 0.20},
@@ -98,7 +98,13 @@ def _shapes_of(name: str) -> tuple[str, ...]:
     return next((shapes for prefix, shapes in _SOUNDS if plain.startswith(prefix)), ("rest",))
 
 
-def mouth_shapes(speech: Speech, names: tuple[str, ...], n_frames: int, fps: float) -> Floats:
+def mouth_shapes(
+    speech: Speech,
+    names: tuple[str, ...],
+    n_frames: int,
+    fps: float,
+    shapes_of: Callable[[str], tuple[str, ...]] = _shapes_of,
+) -> Floats:
     """Expression coefficients [n_frames, K] of the mouth at ``frame / fps``, with co-articulation.
 
     Every sound pulls the mouth to its shape with a strength that falls off before it (about 100 ms: anticipation) and after it; the jaw follows the loudness.
@@ -108,12 +114,12 @@ def mouth_shapes(speech: Speech, names: tuple[str, ...], n_frames: int, fps: flo
     total = np.full(n_frames, 1e-6)
     values = np.zeros((n_frames, len(names)))
     for phoneme in speech.phonemes:
-        shapes = _shapes_of(phoneme.name)
+        shapes = shapes_of(phoneme.name)
         edges = np.linspace(phoneme.start, phoneme.end, len(shapes) + 1)
         for shape, start, end in zip(shapes, edges[:-1], edges[1:], strict=True):
             weight = _dominance(shape, time, start, end)
             total += weight
-            for name, value in _VISEMES[shape].items():
+            for name, value in VISEMES[shape].items():
                 for side in ("Left", "Right") if name in _BOTH_SIDES else ("",):
                     if name + side in columns:
                         values[:, columns[name + side]] += weight * value
@@ -137,8 +143,10 @@ def _dominance(shape: str, time: Floats, start: float, end: float) -> Floats:
 
 def _loudness(audio: Floats, time: Floats) -> Floats:
     """Smoothed loudness at each time, 1 for loud speech."""
-    power = gaussian_filter1d(audio.astype(np.float64) ** 2, 0.03 * SAMPLE_RATE, mode="constant")
-    level = np.sqrt(power)
+    width = 0.03 * SAMPLE_RATE
+    kernel = signal.windows.gaussian(2 * round(4 * width) + 1, width)
+    power = signal.fftconvolve(audio.astype(np.float64) ** 2, kernel / kernel.sum(), mode="same")
+    level = np.sqrt(np.maximum(power, 0.0))
     loud = level / max(float(np.quantile(level, 0.95)), 1e-6)
     at = np.interp(time, np.arange(len(audio)) / SAMPLE_RATE, np.sqrt(loud)).clip(0, 1.15)
     return np.asarray(at, np.float32)
@@ -159,7 +167,7 @@ class _Event(ctypes.Structure):
     )
 
 
-_PHONEME_EVENT, _SYNCHRONOUS, _WITH_PHONEMES, _UTF8 = 7, 2, 1, 1
+_PHONEME_EVENT, _SYNCHRONOUS, _WITH_PHONEMES, _IN_IPA, _UTF8 = 7, 2, 1, 2, 1
 _RATE, _PITCH, _RANGE = 1, 3, 4
 _LONG_VOWELS = ("aI", "aU", "eI", "oU", "OI", "i:", "u:", "A:", "A@", "O:", "O@", "3:", "a", "E")
 """Espeak-ng does not report stress: a long vowel that takes its time stands for it."""
@@ -167,10 +175,11 @@ _LONG_VOWELS = ("aI", "aU", "eI", "oU", "OI", "i:", "u:", "A:", "A@", "O:", "O@"
 _VOICES = {"f": ("en-us+f2", "en-us+f3", "en-gb+f4"), "m": ("en-us", "en-gb+m3", "en-us+m2", "en-us+m7")}
 
 
-class _Espeak:
+class Espeak:
     """libespeak-ng through ctypes; one utterance at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, ipa: bool = False) -> None:
+        """ipa: name phonemes in IPA, not by espeak-ng's mnemonics. Raises: MediaError: it is missing."""
         name = ctypes.util.find_library("espeak-ng") or "libespeak-ng.so.1"
         try:
             self._library = ctypes.CDLL(name)
@@ -178,7 +187,8 @@ class _Espeak:
             raise MediaError(
                 f"speech needs the library espeak-ng, which is not installed ({error}): apt install espeak-ng"
             ) from error
-        self.rate = int(self._library.espeak_Initialize(_SYNCHRONOUS, 0, None, _WITH_PHONEMES))
+        options = _WITH_PHONEMES | (_IN_IPA if ipa else 0)
+        self.rate = int(self._library.espeak_Initialize(_SYNCHRONOUS, 0, None, options))
         if self.rate <= 0:
             raise MediaError(
                 "espeak-ng does not start (its voice data is missing?): apt install espeak-ng espeak-ng-data"
@@ -226,7 +236,7 @@ def say(seconds: float, generator: np.random.Generator, gender: str = "f") -> Sp
     """
     import soxr
 
-    espeak = _Espeak()
+    espeak = Espeak()
     voice = str(generator.choice(_VOICES[gender]))
     speed, pitch = int(generator.integers(145, 170)), int(generator.integers(40, 60))
     length = round(seconds * SAMPLE_RATE)
