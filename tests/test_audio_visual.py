@@ -434,6 +434,7 @@ def test_a_speech_encoder_travels_inside_the_bundles_audio_network(tmp_path: Pat
     np.testing.assert_allclose(inputs[:, -512:].numpy(), last, atol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_what_the_kernel_hears_beside_the_bands_counts(tmp_path: Path) -> None:
     encoder, windows = _fitted(tmp_path, SpeechEncoder.read(_onnx(tmp_path, _Published(), (3, 1, 80, 16))))
     before = encoder(windows[:4])

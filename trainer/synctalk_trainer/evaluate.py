@@ -132,9 +132,8 @@ def _mean_distance(
 
 def _out_of_step(data: Dataset) -> list[str]:
     """A sentence if the clip itself is surely out of step, which no training can mend."""
-    clip = TalkingClip(
-        data.path.name, data.audio, landmark_measures(data.landmarks), np.asarray(data.valid), data.takes
-    )
+    takes = tuple((int(first), int(end)) for first, end in data.takes)
+    clip = TalkingClip("clip", data.audio, landmark_measures(data.landmarks), np.asarray(data.valid), takes)
     sentence = SyncDetector().offset(clip).sentence()
     return [] if sentence is None else [f"In the clip itself {sentence}."]
 

@@ -1,4 +1,4 @@
-"""What synthetic voices read: a few plain sentences in sixteen languages, written for this project."""
+"""What synthetic voices read: a few plain sentences in fifteen languages, written for this project."""
 
 from __future__ import annotations
 
