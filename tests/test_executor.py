@@ -12,6 +12,7 @@ import pytest
 from fake_avatar import FakeBackend, fake_avatar
 from synctalk import Avatar, BundleError, CapacityError, Executor
 from synctalk.backends import HeadRequest
+from synctalk.track import Track
 
 RATE = 16_000
 SOUND = (np.random.default_rng(0).standard_normal(RATE) * 0.1).astype(np.float32)
@@ -147,9 +148,9 @@ def test_one_broken_avatar_does_not_stop_the_others() -> None:
     broken, _ = fake_avatar()
     executor = Executor()
     with broken.sync_session(idle=False, executor=executor) as first:
-        broken.stage.track = broken.stage.track.__class__(
-            *(np.tile(part, (9,) + (1,) * (part.ndim - 1)) for part in vars(broken.stage.track).values())
-        )
+        track = broken.stage.track
+        moves = (track.rotation, track.translation, track.expression)
+        broken.stage.track = Track(*(np.tile(part, (9,) + (1,) * (part.ndim - 1)) for part in moves))
         first.push_audio(SOUND, RATE)
         with pytest.raises(BundleError, match=r"plate\.mp4"):
             list(first.run())
