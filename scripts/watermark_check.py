@@ -3,7 +3,7 @@
     python scripts/watermark_check.py --clips ../shared/data/clips --avatar-256 demo.avatar --avatar-512 big.avatar
 
 A film is 2.56 seconds of a clip at a random time, cut at a random place, scaled and perhaps mirrored; each fourth is
-drawn by an avatar instead. Each gives eight spans of two seconds, 80 ms apart. Marked films pass through each treatment.
+drawn by an avatar instead. Each gives fifteen spans of two seconds, 40 ms apart. Marked films pass through each treatment.
 Unmarked ones are looked at as made and after one of the treatments, with the mark's pattern and with others: a picture
 knows of none of them, and so each is as good a test.
 
@@ -33,7 +33,7 @@ from synctalk.watermark import SPAN_FRAMES, Watermark, pattern
 
 Film = NDArray[np.uint8]
 ROOT = Path(__file__).resolve().parents[1]
-STEP, N_SPANS = 2, 8
+STEP, N_SPANS = 1, 15
 N_FRAMES = SPAN_FRAMES + STEP * (N_SPANS - 1)
 N_DRAWN = 250
 """Frames that an avatar draws once, of which its films are pieces."""
@@ -249,7 +249,7 @@ def main() -> None:
     parser.add_argument("--avatar-512", type=Path, required=True)
     parser.add_argument("--sound", type=Path, default=ROOT / "sdk/synctalk/demo/sentence.wav")
     parser.add_argument("--clips", type=Path, default=ROOT.parent / "shared/data/clips")
-    parser.add_argument("--films", type=int, default=128)
+    parser.add_argument("--films", type=int, default=80)
     parser.add_argument("--patterns", type=int, default=4, help="other patterns for each unmarked span")
     parser.add_argument(
         "--minutes", type=float, default=60.0, help="end after so long, to go on another time"
