@@ -42,6 +42,8 @@ class Settings:
     seed: int = 0
     lpips: str | None = None
     """A perceptual distance of the user's, see ``perceptual``."""
+    attention_weight: float = 0.0
+    """Of the loss that holds gates to their half of the face, see ``attention``."""
     frames_per_step: int = 8
     samples_per_step: int = 40_000
     """Rays are drawn until they make about so many samples."""

@@ -46,8 +46,6 @@ _MAX_RAYS = 2048
 """Rays of a frame in one step, at most."""
 _REFRESH_EVERY = 16
 _SURFACE = 4e-3
-_ATTENTION = 0.01
-"""Larger ones shut the mouth's gates, too: at 0.05 it moved by a fifth less, at 0.2 by six sevenths."""
 _RARE = 5.0
 """How much more often a frame in the middle of a blink, or with the mouth wide open, is drawn."""
 _LPIPS = 0.02
@@ -232,14 +230,14 @@ class Trainer:
             "colour": (image - batch.truth).abs().mean(),
             "alpha": 0.05 * (rendered.alpha - batch.is_head).abs().mean(),
             "appearance": 1e-3 * (appearance**2).mean(),
-            "attention": _ATTENTION
-            * gates_outside(
-                self.model.field, rendered.positions, self.scene.dataset.points_m, self.clock.step
-            ),
             "surface": self._surface_weight()
             * (rendered.weights * (1 - rendered.weights)).sum()
             / len(batch.truth),
         }
+        if self.settings.attention_weight:
+            losses["attention"] = self.settings.attention_weight * gates_outside(
+                self.model.field, rendered.positions, self.scene.dataset.points_m, self.clock.step
+            )
         if is_patch_step:
             side = (len(frames), _PATCH, _PATCH, 3)
             shown, truth = image.view(side).permute(0, 3, 1, 2), batch.truth.view(side).permute(0, 3, 1, 2)
