@@ -105,7 +105,7 @@ def half_check(bundle: Bundle, head_model: bytes, half: Sequence[str]) -> Check:
 def upsampler_checks(subject: Subject, seed: int = 0) -> list[Check]:
     """The native upsampler against PyTorch's, and what it lost on held-out frames; one that fails is not offered.
 
-    None where the subject has no upsampler.
+    Empty where the subject has no upsampler.
     """
     if subject.upsampler is None:
         return []
