@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <utility>
 #include <vector>
 
@@ -69,6 +70,19 @@ class Floats {
  private:
   std::vector<float> memory_;
 };
+
+// At least n floats of the calling thread, kept from call to call: new pages, or clearing, for every frame would cost
+// more than some of the work. Every Owner has its own; they hold what was last put there.
+template <class Owner>
+float* floats_of_thread(int64_t n) {
+  thread_local std::unique_ptr<Floats> memory;
+  thread_local int64_t size = 0;
+  if (size < n) {
+    memory = std::make_unique<Floats>(n);
+    size = n;
+  }
+  return memory->data();
+}
 
 // Zero-padded weights of a network, and the layers that point to them.
 class PackedLayers {

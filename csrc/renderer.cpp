@@ -36,21 +36,6 @@ const RendererPath& renderer_path() {
                  avx512vnni::renderer_path);
 }
 
-namespace {
-
-// Scratch memory of this thread, kept: clearing some 300 KB for every few tiles would empty the caches.
-float* workspace_of_thread(long n_floats) {
-  thread_local std::unique_ptr<Floats> memory;
-  thread_local long size = 0;
-  if (size < n_floats) {
-    memory = std::make_unique<Floats>(n_floats);
-    size = n_floats;
-  }
-  return memory->data();
-}
-
-}  // namespace
-
 Renderer::Renderer(const RendererTensors& tensors, const QuantisedRanges* ranges) : condition_(tensors.condition) {
   if (ranges) quantised_ = std::make_unique<QuantisedField>(tensors, *ranges);
   for (const NodePlane& plane : tensors.planes) {
@@ -140,7 +125,7 @@ void Renderer::render(const View& view, int width, const int rectangle[4], const
   tiles.erase(std::remove_if(tiles.begin(), tiles.end(), is_empty), tiles.end());
   constexpr int64_t kGrain = 8;
   parallel_for(static_cast<int64_t>(tiles.size()), kGrain, [&](int64_t begin, int64_t end) {
-    float* workspace = workspace_of_thread(path.workspace_floats(net_));
+    float* workspace = floats_of_thread<Renderer>(path.workspace_floats(net_));
     for (int64_t i = begin; i < end; ++i) {
       path.render_tile(net_, view, tiles[i], drive.data(), appearance, workspace, rgba, picture_row);
     }
@@ -152,7 +137,7 @@ void Renderer::query(const float* positions, int64_t n, const float* condition, 
   const RendererPath& path = renderer_path();
   const auto drive = drive_of(condition, expression);
   parallel_for(n, FIELD_PIECE, [&](int64_t begin, int64_t end) {
-    float* workspace = workspace_of_thread(path.workspace_floats(net_));
+    float* workspace = floats_of_thread<Renderer>(path.workspace_floats(net_));
     path.query(net_, positions + 3 * begin, static_cast<int>(end - begin), drive.data(), workspace, log_density + begin,
                feature + begin * n_feature());
   });

@@ -78,17 +78,6 @@ long plane_floats(int height, int width, int n_channels) {
   return static_cast<long>(height + 2) * (width + 4) * n_channels;
 }
 
-// Memory of this thread, kept: new pages for every frame would cost more than the first layer.
-float* memory_of_thread(long n_floats) {
-  thread_local std::unique_ptr<Floats> memory;
-  thread_local long size = 0;
-  if (size < n_floats) {
-    memory = std::make_unique<Floats>(n_floats);
-    size = n_floats;
-  }
-  return memory->data();
-}
-
 void copy_with_edges(const float* small, int height, int width, const Plane& plane) {
   for (int y = -1; y <= height; ++y) {
     const float* row = small + static_cast<long>(std::clamp(y, 0, height - 1)) * width * UPSAMPLER_PIXEL;
@@ -122,7 +111,7 @@ void Upsampler::apply(const float* small, int height, int width, float* out) con
   const UpsamplerPath& path = by_simd(portable::upsampler_path, avx2::upsampler_path, avx512::upsampler_path);
   const long picture_floats = plane_floats(height, width, UPSAMPLER_PIXEL);
   const long layer_floats = plane_floats(height, width, widest_);
-  float* memory = memory_of_thread(picture_floats + 2 * layer_floats);
+  float* memory = floats_of_thread<Upsampler>(picture_floats + 2 * layer_floats);
   const Plane picture{memory, width, UPSAMPLER_PIXEL};
   copy_with_edges(small, height, width, picture);
 
