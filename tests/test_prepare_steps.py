@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_faces import FakeLandmarker, FakeSegmenter, draw_person, write_video
+from fake_faces import HAIR, FakeLandmarker, FakeSegmenter, draw_person, write_video
 from rich.console import Console
 from synctalk.errors import DatasetError, MediaError, ModelError
 from synctalk_trainer.dataset import BACKGROUND, HEAD, TORSO, Dataset
@@ -59,6 +59,22 @@ def test_neck_is_torso_and_hair_is_head(prepared: tuple[Path, Path, Summary]) ->
     assert mask[round(y + 0.68 * FACE), x] == TORSO
     assert mask[-3, x] == TORSO
     assert mask[y, 5] == BACKGROUND
+
+
+@pytest.mark.parametrize(("every", "label"), [(1, HEAD), (3, TORSO)])
+def test_what_falls_below_the_jaw_is_hair_if_most_frames_show_it(
+    tmp_path: Path, every: int, label: int
+) -> None:
+    """A dark strand beside the neck: long hair in all frames, a collar's shadow where it comes and goes."""
+    pictures = swaying(130)
+    centre, chin = SIZE // 2, round(SIZE / 2 + 0.5 * FACE)
+    for picture in pictures[::every]:
+        for side in (-1, 1):
+            inner, outer = centre + side * round(0.3 * FACE), centre + side * round(0.55 * FACE)
+            picture[round(SIZE / 2) : chin + 22, min(inner, outer) : max(inner, outer)] = HAIR
+    run(write_video(tmp_path / "a.mkv", pictures), tmp_path / "d", "masks")
+    mask = np.load(tmp_path / "d/masks.npy")[0]
+    assert mask[chin + 12, centre + round(0.42 * FACE)] == label
 
 
 def test_plate_shows_neck_below_and_wall_above(prepared: tuple[Path, Path, Summary]) -> None:

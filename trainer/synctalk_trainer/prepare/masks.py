@@ -32,6 +32,8 @@ _TUFT, _TUFT_ODDS = 0.15, 6.0
 """Tufts reach so many face heights out of the head, and are so many times likelier hair than background."""
 _HAIR_ODDS = 1.5
 """Hair's colour must be so many times likelier than skin's and clothes' below the jaw line."""
+_LONG_HAIR = 0.02
+"""Share of the head that such hair takes up in the median frame, at least: dark collars come and go."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ class _Cutter:
     def __init__(self, segmenter: Segmenter, scale: float) -> None:
         self._segmenter, self._scale = segmenter, scale
         self._colours: _Colours | None = None
+        self._has_long_hair = False
 
     def _shrink(self, picture: Picture, points: Float) -> tuple[Picture, Float]:
         if self._scale == 1.0:
@@ -96,7 +99,7 @@ class _Cutter:
         return _guided(np.asarray(grey / np.float32(255), np.float32), soft)
 
     def learn(self, samples: list[tuple[Picture, Float]]) -> None:
-        """Learn the colours of hair, skin and clothes from some frames."""
+        """Learn from some frames the colours of hair, skin and clothes, and whether hair falls below the jaw."""
         counts = np.zeros((4, _BINS, _BINS, _BINS), np.float32)
         for picture, points in samples:
             small, xy = self._shrink(picture, points)
@@ -107,15 +110,24 @@ class _Cutter:
         likelihood = [_smoothed(count) for count in counts]
         body = np.maximum(likelihood[1], likelihood[2])
         self._colours = _Colours(_log_ratio(likelihood[0], body), _log_ratio(likelihood[0], likelihood[3]))
+        shares = [self._share_of_long_hair(*self._shrink(picture, points)) for picture, points in samples]
+        self._has_long_hair = bool(shares) and float(np.median(shares)) >= _LONG_HAIR
+
+    def _share_of_long_hair(self, picture: Picture, xy: Float) -> float:
+        person = self._person(picture) > 0.5
+        head = self._without_long_hair(picture, xy, person)
+        return float(self._long_hair(picture, xy, person, head).sum() / max(1, head.sum()))
+
+    def _without_long_hair(self, picture: Picture, xy: Float, person: Flags) -> Flags:
+        head = person & _above_jaw(xy, picture.shape[0])
+        return head if self._colours is None else head | self._tufts(picture, xy, head)
 
     def cut(self, picture: Picture, points: Float) -> Picture:
         """Labels [S, S] of one frame."""
         small, xy = self._shrink(picture, points)
         person = self._person(small)
-        above = _above_jaw(xy, small.shape[0])
-        head = (person > 0.5) & above
-        if self._colours is not None:
-            head |= self._tufts(small, xy, head)
+        head = self._without_long_hair(small, xy, person > 0.5)
+        if self._has_long_hair:
             head |= self._long_hair(small, xy, person > 0.5, head)
         head = _whole_head(head, xy)
         side = picture.shape[0]

@@ -1,0 +1,207 @@
+"""Does the head sit in its picture? Seams, chins, and the rest of the head, over the frames' own plates.
+
+    python scripts/portrait_check.py runs/may --out out/portrait
+
+Three figures of a run, on held-out frames (drawn over their plates, as the run time draws the frames of its plate):
+
+seam     Mean gradient of the picture in a band around the head's outline, over that of the source there: an edge that the
+         source lacks makes it larger, a blur smaller. At most 1.2.
+chin     The frames whose mouth is widest driven with the closed mouth, and the reverse. From the jaw that MediaPipe finds in
+         the result to the outline of the rendered head, along the jaw's normals, pixels of a 512-pixel frame: a chin of
+         the plate that looks out under the rendered one, or a neck that is missing, pulls the found jaw away. At most 2 px
+         in the median, beside the same of the source's frames and their masks.
+shake    Rigid points of the face (nose, forehead, cheekbones) found by MediaPipe in the render and in the source, their second
+         difference in time: how much more the render shakes, px RMS at 512. At most 0.15.
+
+Writes a sheet of the chins: source, and driven the other way.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from synctalk import SyncTalkError
+from synctalk.media import atomic_path
+from synctalk_trainer.dataset import HEAD
+from synctalk_trainer.detect import picture_detector
+from synctalk_trainer.measure import Detect, compose
+from synctalk_trainer.mouth import aperture
+from synctalk_trainer.prepare.face_mesh import JAW, STABLE
+from synctalk_trainer.rendering import render_head
+from synctalk_trainer.run import Run, load_run
+from synctalk_trainer.split import segments, split
+
+Float = NDArray[np.float32]
+Frame = NDArray[np.uint8]
+
+_SIZE = 512
+"""Distances are told in pixels of frames of this side."""
+_BAND = 4 / _SIZE
+"""Half the width of the band around the outline, as a share of the side."""
+_REACH = 20 / _SIZE
+"""How far from the jaw an edge is looked for."""
+_SEAM_FRAMES, _CHIN_FRAMES, _SHAKE_FRAMES = 40, 12, 250
+_SEAM_BAR, _CHIN_BAR, _SHAKE_BAR = 1.2, 2.0, 0.15
+
+
+@dataclass(frozen=True)
+class Seam:
+    """Gradients in the band, means of the luma's magnitude in levels a pixel."""
+
+    shown: float
+    source: float
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
+    parser.add_argument("--out", type=Path, default=Path("out/portrait"), help="folder of the pictures")
+    parser.add_argument("--landmarker", type=Path, help="a copy of face_landmarker.task")
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    print(
+        "| run | seam: gradient over source's | closed over open: px, p90 | open over closed: px, p90 | source: px, p90 | shake, px |"
+    )
+    print("|---|---|---|---|---|---|")
+    is_good = True
+    try:
+        with picture_detector(arguments.landmarker) as detect:
+            for path in arguments.runs:
+                is_good &= _check(path, load_run(path), detect, arguments.out)
+    except SyncTalkError as error:
+        print(f"portrait_check: {error}", file=sys.stderr)
+        return 2
+    return 0 if is_good else 1
+
+
+def _check(path: Path, run: Run, detect: Detect, out: Path) -> bool:
+    data = run.dataset
+    train, held = split(data.takes, data.n_frames, run.settings.holdout, data.valid)
+    frames = held if len(held) else train
+    seams = [seam(run, int(frame)) for frame in _spread(frames, _SEAM_FRAMES)]
+    ratio = sum(one.shown for one in seams) / sum(one.source for one in seams)
+    chins = _chins(run, frames, detect, out / f"{path.name}.png")
+    shake = _shake(run, frames, detect)
+    cells = [f"{ratio:.2f}"]
+    cells += [f"{np.median(px):.1f}, {np.quantile(px, 0.9):.1f}" for px in chins]
+    cells.append("–" if shake is None else f"{shake:+.2f}")
+    print(f"| {path.name} | " + " | ".join(cells) + " |", flush=True)
+    is_chin_good = max(float(np.median(px)) for px in chins[:2]) <= _CHIN_BAR
+    return ratio <= _SEAM_BAR and is_chin_good and (shake is None or shake <= _SHAKE_BAR)
+
+
+def _spread(frames: NDArray[np.int64], n: int) -> list[int]:
+    chosen: list[int] = frames[np.linspace(0, len(frames) - 1, min(n, len(frames))).astype(int)].tolist()
+    return chosen
+
+
+def _head(run: Run, frame: int, condition: Float) -> Float:
+    """The head of a frame driven by another condition [C], [H, W, 4]."""
+    return render_head(
+        run.model.field,
+        run.occupancy_grid,
+        run.camera,
+        run.dataset.rotation[frame],
+        run.dataset.translation[frame],
+        torch.from_numpy(np.asarray(condition, np.float32)),
+        torch.from_numpy(run.expression[frame]),
+        torch.from_numpy(run.appearance_of(frame)),
+    )
+
+
+def _draw(run: Run, frame: int) -> Frame:
+    """A frame as the run time draws it, over its plate."""
+    return compose(run.render(frame), np.asarray(run.dataset.plates[frame]))
+
+
+def seam(run: Run, frame: int) -> Seam:
+    """The band around the head mask's outline, in the drawn frame and in the source."""
+    mask = (np.asarray(run.dataset.masks[frame]) == HEAD).astype(np.uint8)
+    reach = max(1, round(_BAND * len(mask)))
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1))
+    band = (cv2.dilate(mask, kernel) > 0) & (cv2.erode(mask, kernel) == 0)
+    shown, source = _gradient(_draw(run, frame)), _gradient(np.asarray(run.dataset.frames[frame]))
+    return Seam(
+        float(np.linalg.norm(shown[band], axis=1).mean()),
+        float(np.linalg.norm(source[band], axis=1).mean()),
+    )
+
+
+def _gradient(picture: Frame) -> Float:
+    """Of the luma, [H, W, 2], levels a pixel."""
+    luma = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    slopes = [cv2.Scharr(luma, cv2.CV_32F, 1, 0), cv2.Scharr(luma, cv2.CV_32F, 0, 1)]
+    return np.asarray(np.stack(slopes, axis=-1) / np.float32(32), np.float32)
+
+
+def _chins(run: Run, frames: NDArray[np.int64], detect: Detect, sheet: Path) -> tuple[Float, Float, Float]:
+    """Distances of jaw and outline: open frames shut, shut frames opened, and the source's own frames with their masks."""
+    data, heard = run.dataset, run.conditions_rendered
+    order = frames[np.argsort(aperture(data.landmarks)[frames])]
+    cases = {"shut": order[-_CHIN_FRAMES:], "opened": order[:_CHIN_FRAMES]}
+    widest = heard[frames[np.argmax(np.linalg.norm(heard[frames] - run.condition_rest, axis=1))]]
+    conditions = {"shut": run.condition_rest, "opened": widest}
+    rows, result = [], []
+    for name, chosen in cases.items():
+        heads = [_head(run, int(frame), conditions[name]) for frame in chosen]
+        shown = [compose(head, data.plates[frame]) for head, frame in zip(heads, chosen, strict=True)]
+        rows += [np.concatenate([data.frames[chosen[i]], shown[i]], axis=1) for i in (0, _CHIN_FRAMES // 2)]
+        result.append(_jaw_distance(shown, [np.ascontiguousarray(head[..., 3]) for head in heads], detect))
+    both = [int(frame) for chosen in cases.values() for frame in chosen]
+    masks = [(np.asarray(data.masks[frame]) == HEAD).astype(np.float32) for frame in both]
+    result.append(_jaw_distance([np.asarray(data.frames[frame]) for frame in both], masks, detect))
+    with atomic_path(sheet) as temporary:
+        cv2.imwrite(str(temporary), np.concatenate(rows, axis=0)[..., ::-1])
+    return result[0], result[1], result[2]
+
+
+def _jaw_distance(pictures: list[Frame], outlines: list[Float], detect: Detect) -> Float:
+    """From each jaw point found in the pictures to where the head [H, W] in 0..1 ends, along its normal; pixels at 512."""
+    points, found = detect(pictures)
+    distances = []
+    for i in np.flatnonzero(found):
+        outline, side = outlines[i], len(outlines[i])
+        jaw = points[i, list(JAW), :2].astype(np.float32)
+        along = np.gradient(jaw, axis=0)
+        outward = np.stack([-along[:, 1], along[:, 0]], axis=-1)
+        outward *= np.sign(((jaw - points[i, 1, :2]) * outward).sum(axis=1, keepdims=True))
+        outward /= np.linalg.norm(outward, axis=-1, keepdims=True)
+        reach = _REACH * side
+        steps = np.linspace(-reach, reach, 8 * round(reach) + 1, dtype=np.float32)
+        at = (jaw[:, None] + steps[None, :, None] * outward[:, None]).astype(np.float32)  # [jaw, steps, 2]
+        inside = cv2.remap(outline, at[..., 0], at[..., 1], cv2.INTER_LINEAR) > 0.5
+        ends = steps[np.where(inside.any(axis=1), len(steps) - 1 - inside[:, ::-1].argmax(axis=1), 0)]
+        distances.append(np.abs(ends) * _SIZE / side)
+    return np.concatenate(distances).astype(np.float32)
+
+
+def _shake(run: Run, frames: NDArray[np.int64], detect: Detect) -> float | None:
+    """How much more rigid points shake in the render, px RMS at 512; None without an unbroken stretch."""
+    part = max(segments(frames, run.dataset.takes), key=lambda one: one.stop - one.start)
+    chosen = frames[part][:_SHAKE_FRAMES]
+    if len(chosen) < 10:
+        return None
+    shaking = []
+    for pictures in (
+        [_draw(run, int(frame)) for frame in chosen],
+        [np.asarray(run.dataset.frames[int(frame)]) for frame in chosen],
+    ):
+        points, found = detect(pictures)
+        if not found.all():
+            return None
+        second = np.diff(points[:, list(STABLE), :2].mean(axis=1), n=2, axis=0)
+        shaking.append(float(np.sqrt((second**2).sum(axis=1).mean())) * _SIZE / run.camera.width)
+    return shaking[0] - shaking[1]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
