@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from synctalk.backends import HeadRequest
 from synctalk.bundle import Frame, Manifest, Placement, tensor_shapes, write_bundle
 from synctalk.geometry import Camera
 from synctalk.media import write_mp4
+from synctalk.render import compose
 from synctalk.spec import Spec, preset
 
 SIZE, TRACK = 48, 5
@@ -91,6 +93,33 @@ class FakeBackend:
         height = 4 + int(20 * request.condition[0])
         head[10 : 10 + height, 16:32] = (0.5, 0.0, 0.0, 0.5)
         return head
+
+
+class FakeFrames:
+    """Pictures that are somewhere else."""
+
+    def __init__(self, values: np.ndarray) -> None:
+        self._values = values
+
+    def numpy(self) -> np.ndarray:
+        return self._values
+
+
+class FakeBatchBackend(FakeBackend):
+    """The same, many at once; remembers how many."""
+
+    def __init__(self, n_condition: int) -> None:
+        super().__init__(n_condition)
+        self.batches: list[int] = []
+
+    def draw(
+        self, requests: Sequence[HeadRequest], plates: np.ndarray | None = None, stream: int | None = None
+    ) -> FakeFrames:
+        self.batches.append(len(requests))
+        heads = np.stack([self.render_head(request) for request in requests])
+        if plates is None:
+            return FakeFrames(heads)
+        return FakeFrames(np.stack([compose(*each) for each in zip(heads, plates, strict=True)]))
 
 
 def fake_avatar() -> tuple[Avatar, FakeBackend]:

@@ -6,10 +6,11 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
-from fake_avatar import FakeBackend, fake_avatar
+from fake_avatar import FakeBackend, FakeBatchBackend, fake_avatar
 from synctalk import Avatar, BundleError, CapacityError, Executor
 from synctalk.backends import HeadRequest
 from synctalk.track import Track
@@ -195,3 +196,64 @@ def test_a_program_may_end_with_sessions_open() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
     )
     assert (done.stdout, done.stderr) == ("0\n", "")
+
+
+def _batching(backend: type[FakeBatchBackend] = FakeBatchBackend) -> tuple[Avatar, FakeBatchBackend]:
+    avatar, fake = fake_avatar()
+    made = backend(fake.n_condition)
+    return Avatar(avatar._bundle, made), made
+
+
+def _pictures(avatar: Avatar, n_sessions: int) -> list[list[np.ndarray]]:
+    """The pictures of sessions that speak at once, each louder than the one before."""
+    executor = Executor(clock=Clock(), is_threaded=False, load_limit=9.0)
+    with ExitStack() as stack:
+        sessions = [
+            stack.enter_context(avatar.sync_session(pace="fast", idle=False, executor=executor))
+            for _ in range(n_sessions)
+        ]
+        for i, session in enumerate(sessions):
+            session.push_audio((i + 1) * SOUND, RATE)
+        sessions[-1].control.set(background=(0, 90, 0))  # drawn apart: it needs the head alone
+        while len(sessions[0]._timeline._ready) < 3:
+            executor.step()
+        return [[one.frame.image for one in session._timeline._ready] for session in sessions]
+
+
+def test_frames_of_all_sessions_of_an_avatar_are_drawn_together() -> None:
+    avatar, backend = _batching()
+    together = _pictures(avatar, 4)
+    assert backend.batches[4:] == 3 * [1, 3]  # after those that measure the cost
+    for got, expected in zip(together, _pictures(fake_avatar()[0], 4), strict=True):
+        assert len(got) == len(expected) == 3
+        for a, b in zip(got, expected, strict=True):
+            np.testing.assert_array_equal(a, b)
+            assert a.flags.owndata  # a frame that is kept does not keep the batch
+
+
+def test_a_backend_without_batches_draws_in_the_order_of_deadlines() -> None:
+    avatar, backend = fake_avatar()
+    _pictures(avatar, 3)
+    assert not avatar._stage.is_batched and len(backend.requests) > 12
+
+
+def test_a_session_that_cannot_be_drawn_does_not_stop_those_beside_it() -> None:
+    class Choosy(FakeBatchBackend):
+        def render_head(self, request: HeadRequest) -> np.ndarray:
+            if not np.array_equal(request.rotation, np.eye(3)):
+                raise RuntimeError("only straight ahead")
+            return super().render_head(request)
+
+    avatar, backend = _batching(Choosy)
+    executor = Executor(clock=Clock(), is_threaded=False, load_limit=9.0)
+    with (
+        avatar.sync_session(pace="fast", idle=False, executor=executor) as fine,
+        avatar.sync_session(pace="fast", idle=False, executor=executor) as bad,
+    ):
+        bad.control.set(pose=(10.0, 0.0, 0.0))
+        for session in (fine, bad):
+            session.push_audio(SOUND, RATE)
+        executor.step()
+        assert backend.batches[-3:] == [2, 1, 1] and len(fine._timeline._ready) == 1
+        with pytest.raises(RuntimeError, match="only straight ahead"):
+            bad.poll()

@@ -1,4 +1,5 @@
-"""One executor draws the frames of all sessions: those that are due, earliest deadline first.
+"""One executor draws the frames of all sessions: those that are due, earliest deadline first, and those of one avatar
+together where its backend draws batches.
 
 Sessions of pace ``realtime`` are admitted only while the frames of all of them fit into the machine's time; those of
 pace ``fast`` have no deadline and take what is left.
@@ -11,7 +12,7 @@ import math
 import statistics
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from weakref import WeakKeyDictionary
 
 from synctalk.errors import CapacityError
@@ -117,8 +118,8 @@ class Executor:
         """Draw the frames that should be drawn now; how many seconds until there is more to do (inf: not known)."""
         now = self.clock()
         batch, wait = self._due(now)
-        for timeline in batch:
-            self._serve(timeline)
+        for group in _together(batch):
+            self._serve(group)
         return 0.0 if batch else wait
 
     def _load(self) -> float:
@@ -163,19 +164,45 @@ class Executor:
             batch.append(timeline)
         return batch, soonest - now
 
-    def _serve(self, timeline: Timeline) -> None:
+    def _serve(self, group: Sequence[Timeline]) -> None:
+        """A frame of each session of one avatar; whatever fails is that session's, and the others go on."""
+        planned: dict[Stage, list[tuple[Timeline, Plan]]] = {}
+        for timeline in group:
+            try:
+                plan = timeline.plan(self.clock())
+                if plan is None:
+                    continue
+                image = timeline.repeated(self.clock())
+                if image is None:
+                    planned.setdefault(plan.stage, []).append((timeline, plan))
+                else:
+                    timeline.finish(plan, image, self.clock())
+            except Exception as error:
+                timeline.fail(error)
+        for stage, work in planned.items():
+            self._draw(stage, work)
+        for timeline in group:
+            self._tell(timeline)
+
+    def _draw(self, stage: Stage, work: Sequence[tuple[Timeline, Plan]]) -> None:
         began = self.clock()
         try:
-            plan = timeline.plan(self.clock())
-            if plan is None:
-                return
-            image = timeline.repeated(self.clock())
-            if image is None:
-                image = plan.stage.draw(plan.shot)
-                self._learn(plan, self.clock() - began)
-            timeline.finish(plan, image, self.clock())
-        except Exception as error:  # whatever it is, it is this session's, and the others go on
-            timeline.fail(error)
+            images = stage.draw_all([plan.shot for _, plan in work])
+        except Exception as error:
+            if len(work) == 1:
+                work[0][0].fail(error)
+            else:  # one after the other shows whose it is
+                for one in work:
+                    self._draw(stage, [one])
+            return
+        self._learn(stage, (self.clock() - began) / len(work))
+        for (timeline, plan), image in zip(work, images, strict=True):
+            try:
+                timeline.finish(plan, image, self.clock())
+            except Exception as error:
+                timeline.fail(error)
+
+    def _tell(self, timeline: Timeline) -> None:
         self._n_served += 1
         with self._condition:
             ring = self._rings.get(timeline)
@@ -184,9 +211,9 @@ class Executor:
         if ring is not None:
             ring()
 
-    def _learn(self, plan: Plan, seconds: float) -> None:
-        known = self._cost_s.get(plan.stage, seconds)
-        self._cost_s[plan.stage] = known + _COST_RATE * (seconds - known)
+    def _learn(self, stage: Stage, seconds: float) -> None:
+        known = self._cost_s.get(stage, seconds)
+        self._cost_s[stage] = known + _COST_RATE * (seconds - known)
 
     def _stop(self) -> None:
         with self._condition:
@@ -207,3 +234,17 @@ class Executor:
                     return
                 if wait > 0.0 and not self._is_woken:
                     self._condition.wait(None if wait == math.inf else wait)
+
+
+def _together(timelines: Iterable[Timeline]) -> list[list[Timeline]]:
+    """In order, but sessions of one avatar with the first of them where its backend draws batches."""
+    groups: list[list[Timeline]] = []
+    of_stage: dict[Stage, list[Timeline]] = {}
+    for timeline in timelines:
+        if timeline.stage in of_stage:
+            of_stage[timeline.stage].append(timeline)
+        else:
+            groups.append([timeline])
+            if timeline.stage.is_batched:
+                of_stage[timeline.stage] = groups[-1]
+    return groups

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from synctalk.backends import Backend, HeadRequest
+from synctalk.backends import Backend, BatchBackend, HeadRequest
 from synctalk.condition import ConditionStream, Shaping
 from synctalk.errors import BundleError
 from synctalk.geometry import head_turn
@@ -63,6 +64,7 @@ class Stage:
         """watermark: mark every picture invisibly (``synctalk.watermark``)."""
         tensors = bundle.tensors
         self.backend = backend
+        self._batches = backend if isinstance(backend, BatchBackend) else None
         self.spec = bundle.manifest.spec
         self.size = (bundle.manifest.frame.width, bundle.manifest.frame.height)
         self.track = Track(
@@ -86,6 +88,11 @@ class Stage:
         return self._watermark is not None
 
     @property
+    def is_batched(self) -> bool:
+        """Whether many shots together cost less than one after the other."""
+        return self._batches is not None
+
+    @property
     def frame_samples(self) -> int:
         """Samples of the audio clock that one frame lasts."""
         return self.spec.audio.sample_rate // self.spec.fps
@@ -96,12 +103,31 @@ class Stage:
 
     def draw(self, shot: Shot) -> Picture:
         """uint8 [H, W, 3], or [H, W, 4] for ``shot.rgba``. Raises: BundleError: plates that do not fit the track."""
+        return self.draw_all([shot])[0]
+
+    def draw_all(self, shots: Sequence[Shot]) -> list[Picture]:
+        """As ``draw``, of shots of any sessions: together, where the backend draws batches."""
+        requests, plates = [self._request(shot) for shot in shots], [self.plate(shot.at) for shot in shots]
+        if self._batches is None:
+            heads = [self.backend.render_head(request) for request in requests]
+            return [self._over(*each) for each in zip(shots, heads, plates, strict=True)]
+        images: dict[int, Picture] = {}
+        if cut := [i for i, shot in enumerate(shots) if _is_cut_out(shot)]:  # they need the head alone
+            heads = self._batches.draw([requests[i] for i in cut]).numpy()
+            images |= {i: self._over(shots[i], head, plates[i]) for i, head in zip(cut, heads, strict=True)}
+        if plain := [i for i, shot in enumerate(shots) if not _is_cut_out(shot)]:
+            below = np.stack([plates[i] for i in plain])
+            drawn = self._batches.draw([requests[i] for i in plain], below).numpy()
+            images |= {i: self._marked(picture.copy()) for i, picture in zip(plain, drawn, strict=True)}
+        return [images[i] for i in range(len(shots))]
+
+    def _request(self, shot: Shot) -> HeadRequest:
         rotation, translation = self.track.rotation[shot.at], self.track.translation[shot.at]
         if any(shot.pose_deg):
             turn = head_turn(*shot.pose_deg)
             translation = translation + rotation @ (NECK_M - turn @ NECK_M)
             rotation = rotation @ turn
-        request = HeadRequest(
+        return HeadRequest(
             camera=self._camera,
             rotation=rotation,
             translation=translation,
@@ -109,17 +135,22 @@ class Stage:
             expression=shot.expression,
             appearance=self._appearance,
         )
-        head = self.backend.render_head(request)
-        plate = self.plate(shot.at)
+
+    def _over(self, shot: Shot, head: Float, plate: Picture) -> Picture:
+        """A shot's picture from the head alone."""
         image = compose(head, plate)
-        alpha = None
-        if shot.rgba or shot.background is not None:
-            alpha = person_alpha(head, plate, self._background[0])
-        if alpha is not None and shot.background is not None:
+        if not _is_cut_out(shot):
+            return self._marked(image)
+        alpha = person_alpha(head, plate, self._background[0])
+        if shot.background is not None:
             image = replace_background(image, alpha, shot.background, shot.background_share)
+        image = self._marked(image)
+        return np.dstack([image, alpha]) if shot.rgba else image
+
+    def _marked(self, image: Picture) -> Picture:
         if self._watermark is not None:
             self._watermark.apply(image)
-        return np.dstack([image, alpha]) if alpha is not None and shot.rgba else image
+        return image
 
     def plate(self, index: int) -> Picture:
         """Torso and background of a recorded frame, uint8 [H, W, 3]. Raises: BundleError: too few of them."""
@@ -129,6 +160,11 @@ class Stage:
             raise BundleError(
                 f"plate.mp4 has fewer frames than the motion track ({len(self.track)}): export the avatar again"
             ) from error
+
+
+def _is_cut_out(shot: Shot) -> bool:
+    """Whether the person is told from what is behind."""
+    return shot.rgba or shot.background is not None
 
 
 def _float(values: NDArray[np.generic]) -> Float:

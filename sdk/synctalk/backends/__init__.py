@@ -6,9 +6,9 @@ Geometry, sound and pasting are the same for every backend and live elsewhere.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ __all__ = [
     "PRECISIONS",
     "Backend",
     "BackendEntry",
+    "BatchBackend",
     "HeadRequest",
     "create_backend",
 ]
@@ -68,6 +69,16 @@ class Backend(Protocol):
 
     def render_head(self, request: HeadRequest) -> Float:
         """The head alone: premultiplied RGBA [H, W, 4] in 0..1."""
+        ...
+
+
+@runtime_checkable
+class BatchBackend(Backend, Protocol):
+    """A backend that draws pictures of many sessions at once, over their plates."""
+
+    def draw(self, requests: Sequence[HeadRequest], plates: Any = None, stream: int | None = None) -> Any:
+        """Pictures of one size, whose ``numpy()`` is uint8 [N, H, W, 3], over plates of that shape; without plates
+        premultiplied heads, float32 [N, H, W, 4]."""
         ...
 
 
