@@ -46,16 +46,19 @@ def main() -> int:
         "designs", nargs="+", metavar="NAME=TRAIN", help="a name and arguments of `synctalk train`"
     )
     parser.add_argument("-o", "--out", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, required=True)
+    limit = parser.add_mutually_exclusive_group(required=True)
+    limit.add_argument("--minutes", type=float, help="train each for so long")
+    limit.add_argument("--steps", type=int, help="or for so many steps, where other work comes and goes")
     parser.add_argument("--frames", type=int, help="judge about so many frames only")
     arguments = parser.parse_args()
     designs = dict(text.split("=", 1) for text in arguments.designs)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    if not train_all(designs, arguments.out, arguments.minutes):
+    budget = ["--steps", str(arguments.steps)] if arguments.steps else ["--minutes", str(arguments.minutes)]
+    if not train_all(designs, arguments.out, budget):
         return 1
     for name in designs:
-        limit = [] if arguments.frames is None else ["--frames", str(arguments.frames)]
-        subprocess.run([*_SYNCTALK, "evaluate", str(arguments.out / name), *limit], check=True)
+        some = [] if arguments.frames is None else ["--frames", str(arguments.frames)]
+        subprocess.run([*_SYNCTALK, "evaluate", str(arguments.out / name), *some], check=True)
     table = tabulated({name: _figures(arguments.out / name) for name in designs})
     (arguments.out / "table.md").write_text(table)
     print(table)
@@ -65,13 +68,13 @@ def main() -> int:
 _SYNCTALK = (sys.executable, "-m", "synctalk")
 
 
-def train_all(designs: dict[str, str], out: Path, minutes: float) -> bool:
+def train_all(designs: dict[str, str], out: Path, budget: list[str]) -> bool:
     """Train all designs at once; whether all of them ended well."""
     running = {}
     for name, text in designs.items():
         if (out / name / "finished").exists():
             continue
-        options = ["-o", str(out / name), "--minutes", str(minutes), "--threads", "1"]
+        options = ["-o", str(out / name), *budget, "--threads", "1"]
         with (out / f"{name}.log").open("w") as log:
             running[name] = subprocess.Popen(
                 [*_SYNCTALK, "train", *shlex.split(text), *options],

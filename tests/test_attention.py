@@ -1,55 +1,78 @@
-"""The masked attention's loss: where gates may be open, and that it shuts them elsewhere and only there."""
+"""The attention's masks: where gates are shut, and that training leaves it so."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
-from synctalk.spec import preset
-from synctalk_trainer.attention import NOSE_BASE, gates_outside, outside
+from synctalk.spec import FieldSpec, preset
+from synctalk_trainer.attention import mask_gates
 from synctalk_trainer.modules import Field, encode_planes
 
-SPEC = preset("tiny").field
-MESH = np.zeros((478, 3), np.float32)
-MESH[NOSE_BASE, 1] = -0.02
+NOSE_M = -0.02
 
 
-def test_sound_belongs_below_the_nose_and_expression_above() -> None:
-    heights = torch.tensor([0.05, -0.005, -0.0125, -0.02, -0.0275, -0.06])
-    far = outside(heights, -0.02, SPEC)
-    assert far.shape == (6, SPEC.n_gates)
-    sound, expression = far[:, : SPEC.condition], far[:, SPEC.condition :]
-    np.testing.assert_allclose(sound[:, 0], [1.0, 1.0, 0.5, 0.0, 0.0, 0.0], atol=1e-5)
-    np.testing.assert_allclose(expression[:, -1], [0.0, 0.0, 0.0, 0.0, 0.5, 1.0], atol=1e-5)
-    assert (sound == sound[:, :1]).all() and (expression == expression[:, :1]).all()
+def _field(name: str) -> Field:
+    field = Field(preset(name).field, torch.Generator().manual_seed(0))
+    mask_gates(field, NOSE_M)
+    return field
 
 
-def test_gates_shut_outside_while_the_picture_keeps_them_open_inside() -> None:
-    """A weak wish for open gates everywhere stands for the pictures."""
-    field = Field(SPEC, torch.Generator().manual_seed(0))
-    positions = torch.rand(4096, 3, generator=torch.Generator().manual_seed(1))
-    optimiser = torch.optim.Adam(field.parameters(), lr=1e-2)
-    losses = []
-    for step in range(150):
-        loss = gates_outside(field, positions, MESH, step)
-        open_gates = field.gate(encode_planes(positions, field.tables, SPEC.grid)).mean()
-        optimiser.zero_grad()
-        (loss - 0.3 * open_gates).backward()
-        optimiser.step()
-        losses.append(float(loss.detach()))
-    assert losses[0] == pytest.approx(0.25, abs=0.05)  # gates of a half, half of them outside
-    assert losses[-1] < 0.1 * losses[0]
-    height = SPEC.box_min_m[1] + positions[:, 1] * (SPEC.box_max_m[1] - SPEC.box_min_m[1])
-    gate = field.gate(encode_planes(positions, field.tables, SPEC.grid)).detach()
-    sound = gate[:, : SPEC.condition].mean(dim=1)
-    assert sound[height > 0.05].mean() < 0.05
-    assert sound[height < -0.06].mean() > 0.3
+def _positions(spec: FieldSpec, height_m: float) -> torch.Tensor:
+    positions = torch.rand(2000, 3, generator=torch.Generator().manual_seed(1))
+    positions[:, 1] = (height_m - spec.box_min_m[1]) / (spec.box_max_m[1] - spec.box_min_m[1])
+    return positions
 
 
-def test_all_samples_have_their_turn() -> None:
-    field = Field(SPEC, torch.Generator().manual_seed(0))
-    positions = torch.zeros(3 * 4096, 3)
-    positions[1::3, 1] = 1.0  # at the top: sound is out of place
+def _gates(field: Field, height_m: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sound's and expression's, [M, C] and [M, E]."""
+    positions = _positions(field.spec, height_m)
     with torch.no_grad():
-        seen = [float(gates_outside(field, positions, MESH, turn)) for turn in range(4)]
-    assert seen[0] == seen[2] == seen[3] != seen[1]
+        gates = field.gate(encode_planes(positions, field.tables, field.spec.grid))
+    return gates[:, : field.spec.condition], gates[:, field.spec.condition :]
+
+
+@pytest.mark.parametrize("name", ["default", "tiny"])
+def test_sound_acts_below_the_nose_base_and_expression_above(name: str) -> None:
+    field = _field(name)
+    sound, expression = _gates(field, NOSE_M - 0.05)
+    assert sound.min() > 0.3 and expression.max() < 0.01
+    sound, expression = _gates(field, NOSE_M + 0.05)
+    assert sound.max() < 0.01 and expression.min() > 0.3
+
+
+def test_gates_fade_over_a_centimetre() -> None:
+    field = _field("default")
+    heights = NOSE_M + np.array([-0.012, -0.005, 0.0, 0.005, 0.012])
+    sound = [float(_gates(field, height)[0].mean()) for height in heights]
+    assert sound[1:] == sorted(sound[1:], reverse=True)
+    assert sound[0] > 0.4 > sound[3] > 0.01 > sound[4]
+
+
+def test_training_keeps_the_masks_and_moves_everything_else() -> None:
+    """A wish for open gates everywhere does not open them."""
+    field = _field("tiny")
+    spec = field.spec
+    before = [one.detach().clone() for one in (field.tables, *field.attention)]
+    optimiser = torch.optim.Adam(field.parameters(), lr=1e-2, eps=1e-15)
+    positions = torch.rand(2000, 3, generator=torch.Generator().manual_seed(2))
+    for _ in range(30):
+        gates = field.gate(encode_planes(positions, field.tables, spec.grid))
+        optimiser.zero_grad()
+        (-gates.mean()).backward()
+        optimiser.step()
+    sound, expression = _gates(field, NOSE_M + 0.05)
+    assert sound.max() < 0.3 and sound.mean() < 0.05
+    assert expression.min() > 0.5
+    nodes = spec.grid.levels[0].resolution ** 2
+    assert torch.equal(field.tables[0, :nodes, 0], before[0][0, :nodes, 0])
+    assert torch.equal(field.attention[0][:2], before[1][:2])
+    assert torch.equal(field.attention[1][:, :2], before[2][:, :2])
+    assert not torch.equal(field.tables[1], before[0][1])
+    assert not torch.equal(field.attention[1][:, 2:], before[2][:, 2:])
+
+
+def test_gates_without_a_sigmoid_cannot_be_masked() -> None:
+    field = Field(preset("paper").field, torch.Generator().manual_seed(0))
+    with pytest.raises(ValueError, match="sigmoid"):
+        mask_gates(field, NOSE_M)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from synctalk_trainer.losses import patch_loss, structural_similarity
 from synctalk_trainer.modules import KernelEncoder, spherical_harmonics
 from synctalk_trainer.occupancy import Occupancy, cell_centres
 from synctalk_trainer.preview import compose
-from synctalk_trainer.run import Settings, load_run
+from synctalk_trainer.run import Settings, load_run, settings_of, write_settings
 from synctalk_trainer.scene import Scene
 from synctalk_trainer.train import Trainer, start
 from synctalk_trainer.train_command import train_run
@@ -244,3 +245,31 @@ def test_pixels_and_patches_stay_in_the_picture(dataset: Path) -> None:
         for chosen in (scene.pixels(frame, 500, generator), scene.patch(frame, 32, generator)):
             assert chosen.min() >= 0
             assert chosen.max() < SIZE
+
+
+def test_sound_moves_what_is_below_the_nose(dataset: Path, tmp_path: Path) -> None:
+    """Energy of the change from closed to open mouth: most of it lies below the nose base so early; a third without masks."""
+    trainer = _trainer(dataset, tmp_path / "run", 150)
+    trainer.run(Quiet())
+    run = load_run(tmp_path / "run")
+    truth = load_file(tmp_path / "run/checkpoint.safetensors")["condition.truth"]
+    shut, wide = truth[:, 0].argmin(), truth[:, 0].argmax()
+    below = total = 0.0
+    for frame in (3, 30, 60):
+        run.conditions_rendered[frame] = truth[shut]
+        before = compose(run.render(frame), run.dataset.plates[frame]).astype(float)
+        run.conditions_rendered[frame] = truth[wide]
+        energy = (compose(run.render(frame), run.dataset.plates[frame]) - before) ** 2
+        nose_row = round(float(run.dataset.landmarks[frame, 2, 1]))
+        below, total = below + energy[nose_row + 1 :].sum(), total + energy.sum()
+    assert total > 0
+    assert below / total > 0.7
+
+
+def test_a_run_of_an_older_version_opens(dataset: Path, tmp_path: Path) -> None:
+    """Its settings may have had names that are gone."""
+    write_settings(tmp_path, _settings(dataset, 10), preset("tiny"))
+    values = json.loads((tmp_path / "run.json").read_text())
+    values["settings"]["attention_weight"] = 0.0
+    (tmp_path / "run.json").write_text(json.dumps(values))
+    assert settings_of(tmp_path) == _settings(dataset, 10)

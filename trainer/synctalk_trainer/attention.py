@@ -1,44 +1,66 @@
-"""Facial-aware attention, held to its regions: sound acts below the nose base, expression above it.
+"""Facial-aware masked attention: sound acts below the nose base, expression above it.
 
-Without this, gates are free wherever nothing tells them apart: at the head's outline, where the plate behind looks like
-the head's rim, sound and blinks then move the hair. Source: SyncTalk (CVPR 2024) §3.2 (masks of the two attentions).
+Left to themselves gates are free wherever nothing tells them apart: hair and outline then move with sound and blinks. So one
+feature of the grid is kept as a ramp over height, and two hidden units of the attention as what lies above and below the
+nose base; they shut the gates there, and training leaves them alone. The field's function stays what it was, so nothing
+that renders it knows of masks. Source: SyncTalk (CVPR 2024) §3.2 (masks of the two attentions).
 """
 
 from __future__ import annotations
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from synctalk.spec import FieldSpec
-from torch import Tensor
+from torch import Tensor, nn
 
 from .modules import Field
-from .operators import grid_encode
 
-__all__ = ["gates_outside", "outside"]
+__all__ = ["NOSE_BASE", "mask_gates"]
 
 NOSE_BASE = 2
 """MediaPipe's point below the nose."""
-_SOFT_M = 0.015
-"""Over so much above, or below, the nose base a gate fades: cheeks move with the mouth."""
-_SAMPLES = 4096
+_FADE_M = 0.010
+"""Gates are shut so far beyond the nose base; cheeks move with the mouth."""
+_SHUT = 8.0
+"""Taken off the gate's logit there: a sigmoid of 3 becomes 0.007."""
+_ABOVE, _BELOW = 0, 1
+"""Hidden units"""
 
 
-def outside(height_m: Tensor, nose_m: float, spec: FieldSpec) -> Tensor:
-    """How far each gate is out of its region, [M, n_gates] in 0..1. height_m: [M] metres upwards in head space."""
-    above = ((height_m - nose_m) / _SOFT_M).clamp(0.0, 1.0)[:, None]
-    below = ((nose_m - height_m) / _SOFT_M).clamp(0.0, 1.0)[:, None]
-    return torch.cat([above.expand(-1, spec.condition), below.expand(-1, spec.expression)], dim=1)
+def mask_gates(field: Field, nose_height_m: float) -> None:
+    """Shut sound's gates above the nose base and expression's below it, and keep them so in training.
 
-
-def gates_outside(field: Field, positions: Tensor, mesh_m: NDArray[np.float32], turn: int) -> Tensor:
-    """Mean gate outside of its region, a scalar to be minimised.
-
-    positions: [M, 3] in 0..1 of the box; mesh_m: [478, 3]; turn: which of the samples are looked at, about 4096 in turn.
+    nose_height_m: of the nose base, upwards in head space. Raises: ValueError: gates without a sigmoid cannot be shut.
     """
     spec = field.spec
-    stride = max(1, len(positions) // _SAMPLES)
-    some = positions[turn % stride :: stride]
+    if spec.gate != "sigmoid":
+        raise ValueError(f"gates of kind {spec.gate!r} cannot be masked: a sigmoid is needed")
+    level = spec.grid.levels[0]
+    if level.is_hashed:
+        raise ValueError("the coarsest level is hashed: it cannot hold a ramp")
     low, high = spec.box_min_m[1], spec.box_max_m[1]
-    far = outside(low + some[:, 1] * (high - low), float(mesh_m[NOSE_BASE, 1]), spec)
-    return (field.gate(grid_encode(some, field.tables, spec.grid)).abs() * far).mean()
+    rows = (torch.arange(level.resolution) - 0.5) / level.scale  # heights of the nodes, in 0..1 of the box
+    ramp = ((low + rows * (high - low) - nose_height_m) / _FADE_M).clamp(-1.0, 1.0)
+    first, second = field.attention
+    is_kept = [torch.ones_like(one) for one in (field.tables, first, second)]
+    with torch.no_grad():
+        nodes = level.resolution**2
+        field.tables[0, :nodes, 0] = ramp.repeat_interleave(level.resolution)  # plane xy, row by row
+        first[[_ABOVE, _BELOW]] = 0.0
+        first[_ABOVE, 0], first[_BELOW, 0] = 1.0, -1.0
+        second[:, [_ABOVE, _BELOW]] = 0.0
+        second[: spec.condition, _ABOVE] = -_SHUT
+        second[spec.condition :, _BELOW] = -_SHUT
+    is_kept[0][0, :nodes, 0] = 0.0
+    is_kept[1][[_ABOVE, _BELOW]] = 0.0
+    is_kept[2][:, [_ABOVE, _BELOW]] = 0.0
+    for parameter, learns in zip((field.tables, first, second), is_kept, strict=True):
+        _learn_only(parameter, learns)
+
+
+def _learn_only(parameter: nn.Parameter, learns: Tensor) -> None:
+    """Gradients only where ``learns`` is 1."""
+
+    def masked(gradient: Tensor) -> Tensor:
+        return gradient * learns.to(gradient.device)
+
+    if parameter.requires_grad:
+        parameter.register_hook(masked)  # type: ignore[no-untyped-call]

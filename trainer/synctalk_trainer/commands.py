@@ -189,14 +189,6 @@ def train(
             help="What hears beside the mel bands: none, default (the packaged speech encoder), or an .onnx file.",
         ),
     ] = "none",
-    attention_weight: Annotated[
-        float,
-        typer.Option(
-            min=0.0,
-            metavar="W",
-            help="Holds sound below the nose and expression above it, such as 0.01; shuts blinks, too (docs/face_sync.md).",
-        ),
-    ] = 0.0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in RUN, exactly.")] = False,
 ) -> None:
     """Train an avatar from a prepared dataset.
@@ -228,7 +220,6 @@ def train(
         holdout=holdout,
         seed=seed,
         lpips=None if lpips is None else str(lpips.resolve()),
-        attention_weight=attention_weight,
     )
     console = Console(highlight=False)
     speech = chosen_encoder(encoder)

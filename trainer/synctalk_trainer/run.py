@@ -42,8 +42,6 @@ class Settings:
     seed: int = 0
     lpips: str | None = None
     """A perceptual distance of the user's, see ``perceptual``."""
-    attention_weight: float = 0.0
-    """Of the loss that holds gates to their half of the face, see ``attention``."""
     frames_per_step: int = 8
     samples_per_step: int = 40_000
     """Rays are drawn until they make about so many samples."""
@@ -164,7 +162,8 @@ def settings_of(path: Path) -> Settings:
     values = read_json(path / "run.json", "is this the folder that `synctalk train -o` wrote?")
     if values.get("format") != "synctalk-run" or values.get("version", 0) > _VERSION:
         raise TrainingError(f"{path}/run.json is not a run that this version reads: update synctalk")
-    return Settings(**values["settings"])
+    known = {one.name for one in dataclasses.fields(Settings)}  # older versions had others, off by default
+    return Settings(**{name: value for name, value in values["settings"].items() if name in known})
 
 
 def speech_of(path: Path) -> SpeechEncoder | None:

@@ -23,7 +23,7 @@ from synctalk.errors import TrainingError
 from synctalk.spec import Spec
 from torch import Tensor
 
-from .attention import gates_outside
+from .attention import NOSE_BASE, mask_gates
 from .audio_visual.encoder import SpeechEncoder
 from .conditions import Conditions, FittedConditions, LearnedConditions
 from .losses import patch_loss
@@ -98,6 +98,9 @@ class Trainer:
         self.model = Avatar(spec, len(data.takes), settings.seed, speech)
         self.ema = Avatar(spec, len(data.takes), settings.seed, speech)
         self.ema.requires_grad_(False)
+        if spec.field.gate == "sigmoid":
+            for avatar in (self.model, self.ema):
+                mask_gates(avatar.field, float(data.points_m[NOSE_BASE, 1]))
         self.perceptual: Perceptual | None = None
         if settings.lpips is not None:
             self.perceptual = load_perceptual(settings.lpips, self.device)
@@ -234,10 +237,6 @@ class Trainer:
             * (rendered.weights * (1 - rendered.weights)).sum()
             / len(batch.truth),
         }
-        if self.settings.attention_weight:
-            losses["attention"] = self.settings.attention_weight * gates_outside(
-                self.model.field, rendered.positions, self.scene.dataset.points_m, self.clock.step
-            )
         if is_patch_step:
             side = (len(frames), _PATCH, _PATCH, 3)
             shown, truth = image.view(side).permute(0, 3, 1, 2), batch.truth.view(side).permute(0, 3, 1, 2)
