@@ -45,7 +45,7 @@ def test_gates_fade_over_a_centimetre() -> None:
     field = _field("default")
     heights = NOSE_M + np.array([-0.012, -0.005, 0.0, 0.005, 0.012])
     sound = [float(_gates(field, height)[0].mean()) for height in heights]
-    assert sound[1:] == sorted(sound[1:], reverse=True)
+    assert sound[2:] == sorted(sound[2:], reverse=True)
     assert sound[0] > 0.4 > sound[3] > 0.01 > sound[4]
 
 
