@@ -1,8 +1,6 @@
 // Bindings of the renderer on the GPU: check, borrow, release the GIL, call.
-#include <optional>
-
-#include "device_arrays.h"
 #include "dlpack.h"
+#include "frame_arrays.h"
 #include "gpu_arrays.h"
 #include "renderer_cuda.h"
 
@@ -12,29 +10,13 @@ namespace {
 using cuda::CudaRenderer;
 using cuda::Frames;
 using SharedFrames = std::shared_ptr<Frames>;
-using Handle = std::optional<uintptr_t>;
-
-constexpr uintptr_t kLegacyStream = 1;  // what 0 means, by a name of its own
-
-cudaStream_t stream_of(const Handle& handle) {
-  return handle ? reinterpret_cast<cudaStream_t>(*handle ? *handle : kLegacyStream) : nullptr;
-}
 
 std::unique_ptr<CudaRenderer> make_renderer(const RendererTensors& tensors, bool is_half, bool is_graphed) {
   return std::make_unique<CudaRenderer>(tensors, is_half, is_graphed);
 }
 
-cuda::Plates plates_of(const py::object& plates, const Shape& shape, const Handle& stream) {
-  if (plates.is_none()) return {nullptr, false};
-  if (py::isinstance<py::array>(plates)) {
-    return {input<uint8_t>(py::reinterpret_borrow<py::array>(plates), "plates", shape), false};
-  }
-  if (!stream) throw py::value_error("plates: an array on the GPU needs the stream that it belongs to");
-  return {device_array<uint8_t>(plates, "plates", shape), true};
-}
-
 SharedFrames render(CudaRenderer& renderer, const gpu::GpuBatch& batch, int width, int height, const py::object& plates,
-                    const Handle& stream) {
+                    const StreamHandle& stream) {
   const auto frames = batch.frames(renderer.net(), renderer.n_condition(), width, height);
   const auto at = plates_of(plates, {static_cast<py::ssize_t>(frames.size()), height, width, 3}, stream);
   py::gil_scoped_release release;

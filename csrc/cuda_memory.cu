@@ -29,8 +29,14 @@ bool Event::is_done() const {
   return true;
 }
 
+int current_device() {
+  int device = 0;
+  check(cudaGetDevice(&device), "current device");
+  return device;
+}
+
 OnDevice::OnDevice(int device) {
-  check(cudaGetDevice(&before_), "current device");
+  before_ = current_device();
   if (before_ != device) check(cudaSetDevice(device), "set device");
 }
 

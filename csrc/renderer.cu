@@ -126,12 +126,6 @@ RenderKernel kernel_of(const GpuNet& net, bool is_half) {
   return render_kernel<gpu::HalfFields<16>, 2>;
 }
 
-int current_device() {
-  int device = 0;
-  check(cudaGetDevice(&device), "current device");
-  return device;
-}
-
 // The smallest power of two that is not below n.
 int bucket_of(int n) {
   int bucket = 1;

@@ -54,6 +54,8 @@ class Event {
   cudaEvent_t event_ = nullptr;
 };
 
+int current_device();
+
 // Makes a device the current one for as long as it lives.
 class OnDevice {
  public:
