@@ -247,6 +247,33 @@ def test_pixels_and_patches_stay_in_the_picture(dataset: Path) -> None:
             assert chosen.max() < SIZE
 
 
+def test_shut_eyes_are_drawn_often_however_rare_they_are(dataset: Path, tmp_path: Path) -> None:
+    data = Dataset.open(dataset)
+    data.expression[:] = 0.05
+    data.expression[20, 5:7] = 0.7  # one frame of 75
+    spec = preset("tiny")
+    scene = Scene(data, spec)
+    assert scene.shutness[20] > 0.9
+    assert scene.shutness[[10, 30]].max() == 0.0
+    trainer = start(scene, spec, _settings(dataset, 10), tmp_path / "run")
+    share = dict(zip(trainer.train_frames.tolist(), trainer._shares().tolist(), strict=True))
+    assert sum(share.values()) == pytest.approx(1.0)
+    assert share[20] > 0.12 > 5 * share[21]
+    x0, y0, x1, y1 = scene.regions[20, 3]
+
+    def in_eyes(frame: int) -> float:
+        u, v = scene.pixels(frame, 4000, np.random.default_rng(0)).T
+        return float(((u >= x0) & (u < x1) & (v >= y0) & (v < y1)).mean())
+
+    assert in_eyes(20) > in_eyes(21)
+
+
+def test_eyes_that_never_shut_are_not_looked_for(dataset: Path) -> None:
+    data = Dataset.open(dataset)
+    data.expression[:] = np.linspace(0.05, 0.15, len(data.expression), dtype=np.float32)[:, None]
+    assert not Scene(data, preset("tiny")).shutness.any()
+
+
 def test_sound_moves_what_is_below_the_nose(dataset: Path, tmp_path: Path) -> None:
     """Energy of the change from closed to open mouth: most of it lies below the nose base so early; a third without masks."""
     trainer = _trainer(dataset, tmp_path / "run", 150)

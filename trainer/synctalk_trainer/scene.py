@@ -28,6 +28,10 @@ _PAINTED = 10
 """A plate that differs from the picture by more than this was painted there (of 255)."""
 _REGION_SHARES = (0.40, 0.28, 0.20, 0.12)
 """Share of the rays drawn in: the head's rectangle, the face's, the mouth's, the eyes'."""
+_BLINK_SHARES = (0.20, 0.10, 0.10, 0.60)
+"""The same of a frame with its eyes shut: a clip has few of them, and the lids are small."""
+_LEAST_BLINK = 0.2
+"""Lids that fall by less are never shut."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,18 @@ def _rarity(values: Float) -> Float:
     return np.asarray(((values - usual) / np.maximum(far - usual, 0.05)).clip(0, 1).max(axis=1), np.float32)
 
 
+def _shutness(dataset: Dataset, spec: Spec) -> Float:
+    """How far the lids have fallen in each frame, [N] in 0..1 of the farthest; 0 where the clip has no blink."""
+    lids = [i for i, name in enumerate(spec.field.expression_names) if name.startswith("eyeBlink")]
+    if not lids:
+        return np.zeros(dataset.n_frames, np.float32)
+    fallen = dataset.expression[:, lids].mean(axis=1)
+    usual, far = np.median(fallen), np.quantile(fallen[dataset.valid], 0.999)
+    if far - usual < _LEAST_BLINK:
+        return np.zeros(dataset.n_frames, np.float32)
+    return np.asarray(((fallen - usual) / (far - usual)).clip(0, 1), np.float32)
+
+
 class Scene:
     """Frames, poses, expression and audio, ready to draw batches from. Pictures stay uint8 on disk (memory-mapped)."""
 
@@ -95,6 +111,7 @@ class Scene:
         self.rarity = np.maximum(
             _rarity(dataset.expression), _rarity(aperture(dataset.landmarks)[:, None])
         )  # [N] in 0..1
+        self.shutness = _shutness(dataset, spec)  # [N] in 0..1
 
     def _regions(self) -> Ints:
         """Rectangles (x0, y0, x1, y1) of head, face, mouth, eyes in every frame, clipped to the picture."""
@@ -131,7 +148,9 @@ class Scene:
 
     def pixels(self, frame: int, n: int, generator: np.random.Generator) -> Ints:
         """Pixels [n, 2] (u, v) of a frame, more of them on the face, the mouth and the eyes."""
-        region = generator.choice(4, size=n, p=_REGION_SHARES)
+        shut = float(self.shutness[frame])
+        shares = (1 - shut) * np.array(_REGION_SHARES) + shut * np.array(_BLINK_SHARES)
+        region = generator.choice(4, size=n, p=shares)
         box = self.regions[frame, region]
         chosen: Ints = generator.integers(box[:, :2], box[:, 2:])
         return chosen

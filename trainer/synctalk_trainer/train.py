@@ -48,6 +48,8 @@ _REFRESH_EVERY = 16
 _SURFACE = 4e-3
 _RARE = 5.0
 """How much more often a frame in the middle of a blink, or with the mouth wide open, is drawn."""
+_BLINKS = 0.12
+"""Share of the draws that go to frames with falling lids, however few they are."""
 _LPIPS = 0.02
 _HEAD_LABEL = 2
 
@@ -90,8 +92,7 @@ class Trainer:
                 f"only {len(self.train_frames)} frames can be trained on; at least 25 (one second) are needed: "
                 "see the dataset's report for the frames without a face"
             )
-        wanted = 1.0 + _RARE * scene.rarity[self.train_frames].astype(np.float64) ** 2
-        self._frame_share = wanted / wanted.sum()
+        self._frame_share = self._shares()
         self.generator = np.random.default_rng(settings.seed)
         torch.manual_seed(settings.seed)
         speech = speech_of(out)
@@ -112,6 +113,15 @@ class Trainer:
         self.optimiser = self._optimiser()
         self._samples_per_ray = 8.0
         self._recent: deque[float] = deque(maxlen=50)
+
+    def _shares(self) -> NDArray[np.float64]:
+        """How often each training frame is drawn, [n]; sums to 1."""
+        wanted = 1.0 + _RARE * self.scene.rarity[self.train_frames].astype(np.float64) ** 2
+        shares: NDArray[np.float64] = wanted / wanted.sum()
+        shut = self.scene.shutness[self.train_frames].astype(np.float64) ** 2
+        if shut.any():
+            shares = (1 - _BLINKS) * shares + _BLINKS * shut / shut.sum()
+        return shares
 
     def _conditions(self) -> Conditions:
         if self.spec.audio.encoder == "kernel":
