@@ -6,18 +6,20 @@ namespace synctalk {
 namespace {
 
 // Order: attended, gated, the density network's hidden layers, feature, appearance, the colour network's hidden layers.
-QuantisedRanges ranges_of(const std::vector<float>& values, size_t n_hidden, size_t n_colour_hidden) {
+QuantisedRanges ranges_of(const std::vector<float>& values, size_t n_hidden, size_t n_colour_hidden, float byte_reach) {
   if (values.size() != 4 + n_hidden + n_colour_hidden) {
     throw py::value_error("ranges: expected " + std::to_string(4 + n_hidden + n_colour_hidden) + " values, got " +
                           std::to_string(values.size()));
   }
   const auto hidden = values.begin() + 2, feature = hidden + static_cast<std::ptrdiff_t>(n_hidden);
-  return {values[0], values[1], {hidden, feature}, feature[0], feature[1], {feature + 2, values.end()}};
+  return {values[0], values[1], {hidden, feature}, feature[0], feature[1], {feature + 2, values.end()}, byte_reach};
 }
 
-std::unique_ptr<Renderer> make_renderer(const RendererTensors& tensors, std::vector<float> ranges) {
+std::unique_ptr<Renderer> make_renderer(const RendererTensors& tensors, std::vector<float> ranges, float byte_reach) {
+  if (!(byte_reach >= 0.0f && byte_reach <= 1.0f)) throw py::value_error("byte_reach: expected 0 to 1");
+  if (ranges.empty() && byte_reach > 0.0f) throw py::value_error("byte_reach: ranges are needed, too");
   if (ranges.empty()) return std::make_unique<Renderer>(tensors);
-  const QuantisedRanges known = ranges_of(ranges, tensors.density.size() - 1, tensors.colour.size() - 1);
+  const QuantisedRanges known = ranges_of(ranges, tensors.density.size() - 1, tensors.colour.size() - 1, byte_reach);
   return std::make_unique<Renderer>(tensors, &known);
 }
 
@@ -75,8 +77,9 @@ void bind_renderer(py::module_& m) {
       "scales [levels]; planes: float16 [C, n, n], plane-major. Results do not depend on the number of\n"
       "threads; calls from several threads at once are fine. ranges: of the activations, to compute in 16-bit "
       "integers\n"
-      "(attended, gated, hidden of density, feature, appearance, hidden of colour); without, in float32.");
-  define_init(renderer, &make_renderer, py::arg("ranges") = std::vector<float>());
+      "(attended, gated, hidden of density, feature, appearance, hidden of colour); without, in float32. byte_reach: "
+      "the share\nof a range that 7 bits span in layers behind a ReLU; 0: 16 bits there, too.");
+  define_init(renderer, &make_renderer, py::arg("ranges") = std::vector<float>(), py::arg("byte_reach") = 0.0f);
   renderer
       .def("render", &render, py::arg("rotation"), py::arg("translation"), py::arg("focal"), py::arg("centre_x"),
            py::arg("centre_y"), py::arg("x0"), py::arg("y0"), py::arg("x1"), py::arg("y1"), py::arg("condition"),

@@ -15,6 +15,7 @@ constexpr float kNodeTop = 16384.0f;  // a look-up never leaves the range of its
 constexpr float kValueTop = 8192.0f;  // other activations may be four times as large as in calibration
 constexpr float kSumTop = 65000.0f;   // of a row's absolute weights: times 32767, less than 2^31
 constexpr float kWeightTop = 32767.0f;
+constexpr float kGroupTop = 254.0f;  // of a group's weights of one sign: rounded, times 127, less than 2^15
 constexpr int kMostShift = 24;
 constexpr int kMostEncoded = 256;
 
@@ -30,10 +31,33 @@ float from_half(uint16_t half) {
   return value * 0x1p112f;
 }
 
+// The scale of activations of 7 bits.
+float byte_scale_of(float range, float reach) { return scale_of(range) * (BYTE_TOP / kValueTop) / reach; }
+
 int64_t padded(int64_t n) { return (n + FIELD_ALIGN - 1) / FIELD_ALIGN * FIELD_ALIGN; }
 
 int32_t pair_of(int first, int second) {
   return static_cast<int32_t>((static_cast<uint32_t>(first) & 0xffffu) | static_cast<uint32_t>(second) << 16);
+}
+
+int32_t quad_of(const int* four) {
+  uint32_t word = 0;
+  for (int i = 0; i < 4; ++i) word |= (static_cast<uint32_t>(four[i]) & 0xffu) << (8 * i);
+  return static_cast<int32_t>(word);
+}
+
+// The largest factor that a row's weights may have: none above 127, no group of quads whose products leave 16 bits.
+float byte_factor(const float* row, int n_in) {
+  float largest = 1e-12f, most = 1e-12f;
+  for (int first = 0; first < n_in; first += 4 * QUAD_GROUP) {
+    float of_sign[2][2] = {};  // first or second half of the quads, sign
+    for (int i = first; i < std::min(n_in, first + 4 * QUAD_GROUP); ++i) {
+      of_sign[i / 2 % 2][row[i] < 0.0f] += std::fabs(row[i]);
+      largest = std::max(largest, std::fabs(row[i]));
+    }
+    for (const auto& half : of_sign) most = std::max({most, half[0], half[1]});
+  }
+  return std::min(BYTE_TOP / largest, kGroupTop / most);
 }
 
 }  // namespace
@@ -119,28 +143,70 @@ QuantisedLayer QuantisedField::add_layer(const Matrix& matrix, const std::vector
   return {n_pairs, n_out, lanes_of_samples, by_output.data(), shift, 1.0f / factor};
 }
 
+// in_scale, out_scale: of the inputs and outputs, 1 for outputs that stay as they are.
+ByteLayer QuantisedField::add_byte_layer(const Matrix& matrix, float in_scale, float out_scale) {
+  constexpr int kGroup = 4 * QUAD_GROUP;
+  const int n_out = matrix.n_out, n_quads = (matrix.n_in + kGroup - 1) / kGroup * QUAD_GROUP;
+  const auto stride = padded(n_out);
+  auto& scales = byte_scales_.emplace_back(static_cast<size_t>(stride));
+  const int groups = (n_out + QUANTISED_OUTPUTS - 1) / QUANTISED_OUTPUTS;
+  std::vector<int32_t> by_sample(static_cast<size_t>(groups) * n_quads * QUANTISED_OUTPUTS);
+  std::vector<int32_t> by_output(static_cast<size_t>(stride) * n_quads);
+  for (int o = 0; o < n_out; ++o) {
+    const float* row = matrix.weights + static_cast<int64_t>(o) * matrix.n_in;
+    const float factor = byte_factor(row, matrix.n_in);
+    scales[o] = out_scale / (in_scale * factor);
+    for (int k = 0; k < n_quads; ++k) {
+      int four[4] = {};
+      for (int i = 0; i < 4 && 4 * k + i < matrix.n_in; ++i)
+        four[i] = static_cast<int>(std::lrint(row[4 * k + i] * factor));
+      by_output[k * stride + o] = quad_of(four);
+      by_sample[(static_cast<size_t>(o / QUANTISED_OUTPUTS) * n_quads + k) * QUANTISED_OUTPUTS +
+                o % QUANTISED_OUTPUTS] = quad_of(four);
+    }
+  }
+  const int32_t* lanes_of_samples = weights_.emplace_back(std::move(by_sample)).data();
+  const int32_t* lanes_of_outputs = weights_.emplace_back(std::move(by_output)).data();
+  return {n_quads, n_out, lanes_of_samples, lanes_of_outputs, scales.data()};
+}
+
 QuantisedField::QuantisedField(const RendererTensors& tensors, const QuantisedRanges& ranges) {
   const size_t n_hidden = tensors.density.size() - 1, n_colour_hidden = tensors.colour.size() - 1;
   if (ranges.hidden.size() != n_hidden || ranges.colour_hidden.size() != n_colour_hidden) {
     throw std::invalid_argument("ranges: they do not fit the layers");
   }
+  // Layers behind a ReLU may have bytes; the first ones stay in 16 bits, as values of both signs need them.
+  net_.has_bytes = ranges.byte_reach > 0.0f && n_hidden > 0;
+  const auto hidden_scale = [&](float range) {
+    return net_.has_bytes ? byte_scale_of(range, ranges.byte_reach) : scale_of(range);
+  };
   const float node_scale = add_planes(tensors);
   std::vector<float> encoded(tensors.planes.size() * tensors.n_channels, node_scale);
-  if (encoded.size() > kMostEncoded) throw std::invalid_argument("planes: more encoded values than 16-bit paths take");
-  const float attended = scale_of(ranges.attended);
+  if (encoded.size() > kMostEncoded) throw std::invalid_argument("planes: more encoded values than integer paths take");
+  const float attended = hidden_scale(ranges.attended);
   net_.planes = planes_.data();
   net_.n_levels = static_cast<int>(tensors.planes.size()) / kPlanes;
   net_.n_channels = tensors.n_channels;
   net_.gated_scale = scale_of(ranges.gated);
   net_.attention[0] = add_layer(tensors.attention[0], encoded, attended);
-  net_.attention[1] = add_layer(tensors.attention[1], std::vector<float>(tensors.attention[1].n_in, attended), 0.0f);
+  const Matrix& gate = tensors.attention[1];
+  if (net_.has_bytes) {
+    net_.byte_gate = add_byte_layer(gate, attended, 1.0f);
+  } else {
+    net_.attention[1] = add_layer(gate, std::vector<float>(gate.n_in, attended), 0.0f);
+  }
   std::vector<float> inputs = encoded;
   inputs.resize((inputs.size() + 1) / 2 * 2, 0.0f);
-  inputs.resize(inputs.size() + tensors.attention[1].n_out, net_.gated_scale);
+  inputs.resize(inputs.size() + gate.n_out, net_.gated_scale);
   for (size_t i = 0; i <= n_hidden; ++i) {
-    const float out = i < n_hidden ? scale_of(ranges.hidden[i]) : 0.0f;
-    net_.density[i] = add_layer(tensors.density[i], inputs, out);
-    inputs.assign(tensors.density[i].n_out, out);
+    const Matrix& layer = tensors.density[i];
+    const float out = i < n_hidden ? hidden_scale(ranges.hidden[i]) : 0.0f;
+    if (i > 0 && net_.has_bytes) {
+      net_.byte_density[i] = add_byte_layer(layer, inputs[0], i < n_hidden ? out : 1.0f);
+    } else {
+      net_.density[i] = add_layer(layer, inputs, out);
+    }
+    inputs.assign(layer.n_out, out);
   }
   inputs.assign(tensors.density.back().n_out - 1, scale_of(ranges.feature));
   inputs.resize(inputs.size() + tensors.n_directions, kNodeTop);  // the harmonics lie in -1..1

@@ -1,4 +1,4 @@
-// Builds the 16-bit field of a renderer from its tensors and the ranges of its activations.
+// Builds the integer field of a renderer from its tensors and the ranges of its activations.
 #pragma once
 
 #include <cstdint>
@@ -17,6 +17,7 @@ struct QuantisedRanges {
   std::vector<float> hidden;  // of the density network's hidden layers
   float feature, appearance;  // of the colour network's inputs
   std::vector<float> colour_hidden;
+  float byte_reach;  // which share of a range 7 bits span in the layers that may have bytes; 0: 16 bits everywhere
 };
 
 class QuantisedField {
@@ -30,12 +31,13 @@ class QuantisedField {
 
  private:
   float add_planes(const RendererTensors&);
+  ByteLayer add_byte_layer(const Matrix&, float in_scale, float out_scale);
   QuantisedLayer add_layer(const Matrix&, const std::vector<float>& column_scales, float out_scale);
 
   std::vector<std::vector<uint64_t>> quads_;
   std::vector<QuadPlane> planes_;
   std::vector<std::vector<int32_t>> weights_;
-  std::vector<std::vector<float>> colour_scales_;
+  std::vector<std::vector<float>> colour_scales_, byte_scales_;
   QuantisedNet net_{};
 };
 

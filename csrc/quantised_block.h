@@ -49,7 +49,8 @@ static inline IVec rounded(Vec x) {
 #elif defined(__AVX2__)
   return reinterpret_cast<IVec>(_mm256_cvtps_epi32(x));
 #else
-  return __builtin_convertvector(x + (x > Vec{} ? splat(0.5f) : splat(-0.5f)), IVec);
+  const Vec magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to the nearest even
+  return reinterpret_cast<IVec>(min(max(x, splat(-4e6f)), splat(4e6f)) + magic) - reinterpret_cast<IVec>(magic);
 #endif
 }
 
@@ -92,7 +93,8 @@ static inline void store_eight(int32_t* p, __m256i v) { _mm256_store_si256(reint
 
 static inline void find_cells(const float* axis, const QuadPlane& plane, AxisCells& cells) {
 #if defined(__AVX2__)
-  const __m256 at = _mm256_fmadd_ps(_mm256_loadu_ps(axis), _mm256_set1_ps(plane.scale), _mm256_set1_ps(0.5f));
+  const __m256 at =
+      _mm256_add_ps(_mm256_mul_ps(_mm256_loadu_ps(axis), _mm256_set1_ps(plane.scale)), _mm256_set1_ps(0.5f));
   const __m256i cell = _mm256_cvttps_epi32(at);
   const __m256 past = _mm256_sub_ps(at, _mm256_cvtepi32_ps(cell));
   const __m256i second = _mm256_cvtps_epi32(_mm256_mul_ps(past, _mm256_set1_ps(static_cast<float>(ONE))));
@@ -111,7 +113,7 @@ static inline void find_cells(const float* axis, const QuadPlane& plane, AxisCel
     const auto cell = static_cast<int32_t>(at);
     cells.cell[i] = place_in_row(cell);
     cells.row[i] = place_of_row(cell, plane.n_blocks);
-    const int32_t second = static_cast<int32_t>((at - static_cast<float>(cell)) * ONE + 0.5f);
+    const auto second = static_cast<int32_t>(__builtin_nearbyintf((at - static_cast<float>(cell)) * ONE));
     cells.weight[i] = (ONE - second) | (second << 16);
   }
 #endif
@@ -234,13 +236,28 @@ static void hidden_layer(const QuantisedLayer& layer, const int32_t* in, int n_r
   });
 }
 
-// The attention's last layer: the gate's sums to pairs of gated condition and expression.
-static void gate_layer(const QuantisedLayer& layer, bool is_sigmoid, const float* drive, float gated_scale,
-                       const int32_t* in, int n_rows, int32_t* out) {
-  multiply_block(layer, in, n_rows, [&](int output, int sample, const auto& sum) {
+// Within 1e-6, and the same bits on every path: `sigmoid` multiplies and adds at once where it can.
+static inline Vec quick_sigmoid(Vec x) {
+  const Vec exponent = min(max(x * splat(-1.44269504f), splat(-30.0f)), splat(30.0f)), magic = splat(12582912.0f);
+  const Vec shifted = exponent + magic;
+  const Vec part = exponent - (shifted - magic);
+  Vec power = splat(0.00956051021f);
+  power = power * part + splat(0.0559170392f);
+  power = power * part + splat(0.240249811f);
+  power = power * part + splat(0.693121968f);
+  power = power * part + splat(0.999999191f);
+  const IVec whole = reinterpret_cast<IVec>(shifted) << 23;
+  return splat(1.0f) / (splat(1.0f) + reinterpret_cast<Vec>(reinterpret_cast<IVec>(power) + whole));
+}
+
+// What the attention's last layer does with its sums: pairs of gated condition and expression.
+// scale_of(output): of its sums.
+template <class ScaleOf>
+static auto gate_finish(bool is_sigmoid, const float* drive, float gated_scale, const ScaleOf& scale_of, int32_t* out) {
+  return [=](int output, int sample, const auto& sum) {
     const auto gated = [&](int i, IVec value) {
-      Vec open = __builtin_convertvector(value, Vec) * splat(layer.scale);
-      if (is_sigmoid) open = sigmoid(open);
+      Vec open = __builtin_convertvector(value, Vec) * splat(scale_of(output + i));
+      if (is_sigmoid) open = quick_sigmoid(open);
       const Vec wide = open * splat(drive[output + i] * gated_scale);
       return rounded(min(max(wide, splat(-32767.0f)), splat(32767.0f)));
     };
@@ -251,7 +268,7 @@ static void gate_layer(const QuantisedLayer& layer, bool is_sigmoid, const float
       store(to + FIELD_BLOCK, pair_of(gated(2, sum[2][v]), gated(3, sum[3][v])));
       ++v;
     }
-  });
+  };
 }
 
 // ROWS samples of a layer with outputs in the lanes; activations `row` words apart, their pairs `step`.
@@ -309,9 +326,9 @@ struct QuantisedSpace {
 
 static QuantisedSpace quantised_space(const FieldNet& field, float* memory) {
   long used = 0;
-  const auto take = [&](int n_values) {  // room for the kernels' groups of outputs
+  const auto take = [&](int n_values) {  // room for the kernels' groups of outputs and of quads
     int32_t* at = memory ? reinterpret_cast<int32_t*>(memory + used) : nullptr;
-    used += static_cast<long>((n_values + 5) / 2) * FIELD_BLOCK;
+    used += static_cast<long>((n_values + 7) / 2) * FIELD_BLOCK;
     return at;
   };
   QuantisedSpace space{};
@@ -329,8 +346,10 @@ static void decode_quantised(const FieldNet& field, const QuantisedNet& net, con
                              const QuantisedSpace& space, int n_rows, float* out) {
   encode_quads(net, axes, (n_rows + ENCODE_ROWS - 1) / ENCODE_ROWS * ENCODE_ROWS, space.in);
   hidden_layer(net.attention[0], space.in, n_rows, space.attended);
-  gate_layer(net.attention[1], field.is_sigmoid, drive, net.gated_scale, space.attended, n_rows,
-             space.in + (field.n_encoded + 1) / 2 * FIELD_BLOCK);
+  const auto scale_of = [&](int) { return net.attention[1].scale; };
+  multiply_block(net.attention[1], space.attended, n_rows,
+                 gate_finish(field.is_sigmoid, drive, net.gated_scale, scale_of,
+                             space.in + (field.n_encoded + 1) / 2 * FIELD_BLOCK));
   const int32_t* in = space.in;
   for (int i = 0; i < field.n_density - 1; ++i) {
     hidden_layer(net.density[i], in, n_rows, space.hidden[i & 1]);

@@ -5,6 +5,9 @@
 // of a 32-bit word, the first in the low half, which one instruction multiplies by two weights and adds.
 //
 // Rounding bounds: weights are scaled so that no sum can leave 32 bits, whatever the activations are.
+//
+// Layers whose inputs have passed a ReLU may have bytes instead: activations of 7 bits in quads, weights of 8 bits with
+// a scale for each output.
 #pragma once
 
 #include <cstdint>
@@ -20,6 +23,16 @@ struct QuantisedLayer {
   const int32_t* lanes_of_outputs;  // [n_pairs][padded(n_out)]
   int shift;                        // a hidden layer's output is (sum + half) >> shift, cut to 0..32767
   float scale;                      // of a last layer's sums
+};
+
+constexpr int BYTE_TOP = 127;  // of activations: two products of 7 and 8 bits fit into 16
+constexpr int QUAD_GROUP = 4;  // quads whose products are added in 16 bits
+
+struct ByteLayer {
+  int n_quads, n_out;               // n_quads: whole groups
+  const int32_t* lanes_of_samples;  // [ceil(n_out / 4)][n_quads][4]
+  const int32_t* lanes_of_outputs;  // [n_quads][padded(n_out)]
+  const float* scales;              // [padded(n_out)], of the sums
 };
 
 // The four nodes around every cell of one plane, level and channel: at (v, u), (v, u + 1), (v + 1, u), (v + 1, u + 1).
@@ -51,6 +64,8 @@ struct QuantisedNet {
   QuantisedLayer attention[2], density[QUANTISED_MAX_LAYERS], colour[QUANTISED_MAX_LAYERS];
   float gated_scale;                                 // of gated condition and expression
   const float* colour_scales[QUANTISED_MAX_LAYERS];  // [padded(inputs)] of the colour network's layers
+  bool has_bytes;  // the layers below take the place of theirs, and those before them make quads
+  ByteLayer byte_gate, byte_density[QUANTISED_MAX_LAYERS];  // attention[1], and density from [1] on
 };
 
 }  // namespace synctalk

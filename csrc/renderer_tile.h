@@ -4,7 +4,7 @@
 // wave. The function does not depend on the size of a wave or a tile.
 #pragma once
 
-#include "quantised_block.h"
+#include "byte_block.h"
 #include "renderer_net.h"
 
 namespace synctalk::SYNCTALK_PATH {
@@ -235,7 +235,9 @@ static void evaluate_planes(const RendererNet& net, const Workspace& w, int n_ro
 // The field at n rows of the axes from `first`, the first of a block: rows of w.out.
 static void evaluate(const RendererNet& net, const Workspace& w, const QuantisedSpace& space, const float* drive,
                      int first, int n) {
-  if (net.quantised) {
+  if (net.quantised && net.quantised->has_bytes) {
+    decode_bytes(net.field, *net.quantised, drive, w.axes + first, space, n, w.out);
+  } else if (net.quantised) {
     decode_quantised(net.field, *net.quantised, drive, w.axes + first, space, n, w.out);
   } else {
     decode(net.field, drive, first / FIELD_BLOCK, w, even(n));

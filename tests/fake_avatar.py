@@ -166,6 +166,7 @@ def write_tiny_bundle(path: Path) -> Path:
     tensors["track.rotation"] = np.tile(np.diag(np.float32([1, -1, -1])), (TRACK, 1, 1))
     tensors["track.translation"] = np.tile(np.float32([0, 0, 0.8]), (TRACK, 1))
     tensors["field.ranges"] = np.abs(tensors["field.ranges"])
+    tensors["field.byte_reach"] = np.array([0.7], np.float32)
     tensors["occupancy"] = np.full_like(tensors["occupancy"], 255)
     members = dict.fromkeys(("head.onnx", "colour.onnx"), b"not used here")
     members |= {"audio.onnx": _audio_onnx(spec), "plate.mp4": _plates(), "background.png": _background()}

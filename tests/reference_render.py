@@ -55,9 +55,9 @@ class Head:
             "is_deferred": spec.deferred,
         }
 
-    def renderer(self, ranges: list[float] | None = None) -> _native.Renderer:
-        """In float32, or with ranges of the activations in 16-bit integers."""
-        return _native.Renderer(**self.tensors(), ranges=ranges or [])
+    def renderer(self, ranges: list[float] | None = None, byte_reach: float = 0.0) -> _native.Renderer:
+        """In float32, with ranges of the activations in 16-bit integers, with a reach of bytes in 8-bit ones."""
+        return _native.Renderer(**self.tensors(), ranges=ranges or [], byte_reach=byte_reach)
 
 
 def random_head(spec: FieldSpec, seed: int = 0) -> Head:

@@ -40,6 +40,7 @@ def _tensors(seed: int = 0) -> dict[str, np.ndarray]:
         drawn = generator.integers(0, 255, shape) if dtype == "uint8" else generator.normal(size=shape)
         values[name] = drawn.astype(dtype)
     values["field.ranges"] = np.abs(values["field.ranges"])
+    values["field.byte_reach"] = np.array([0.7], np.float32)
     return values
 
 

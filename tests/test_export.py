@@ -191,15 +191,37 @@ def test_int16_is_offered_where_it_is_good_enough(
     bundle = open_bundle(exported[1])
     assert (bundle.tensors["field.ranges"] > 0).all()
     assert bundle.manifest.training["parity"]["frames: native-cpu float32 - int16"]["psnr_db"] >= 60
-    assert getattr(create_backend("native-cpu", bundle), "arithmetic", None) == "int16"
+    assert getattr(create_backend("native-cpu", bundle, precision="int16"), "arithmetic", None) == "int16"
 
     failed = Check("frames: native-cpu float32 - int16", 0.5, 60.0, 20.0)
     monkeypatch.setattr("synctalk_export.export.int16_check", lambda bundle: failed)
     export_bundle(tiny_subject(), tmp_path / "coarse.avatar")
     coarse = open_bundle(tmp_path / "coarse.avatar")
     assert getattr(create_backend("native-cpu", coarse), "arithmetic", None) == "fp32"
+    for precision in ("int16", "int8"):
+        with pytest.raises(BackendError, match="no ranges for it"):
+            create_backend("native-cpu", coarse, precision=precision)
+
+
+def test_int8_is_offered_where_it_is_good_enough_and_chosen_where_it_is_fast(
+    exported: tuple[Subject, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = open_bundle(exported[1])
+    assert bundle.tensors["field.byte_reach"][0] in (1.0, np.float32(0.7), 0.5)
+    assert bundle.manifest.training["parity"]["frames: native-cpu float32 - int8"]["psnr_db"] >= 40
+    assert getattr(create_backend("native-cpu", bundle, precision="int8"), "arithmetic", None) == "int8"
+    for path, chosen in (("avx2", "int16"), ("avx512vnni", "int8")):
+        monkeypatch.setattr("synctalk._native.simd", lambda path=path: path)
+        assert getattr(create_backend("native-cpu", bundle), "arithmetic", None) == chosen
+
+    failed = Check("frames: native-cpu float32 - int8", 0.5, 40.0, 20.0)
+    monkeypatch.setattr("synctalk_export.export.int8_check", lambda bundle, reach: failed)
+    export_bundle(tiny_subject(), tmp_path / "coarse.avatar")
+    coarse = open_bundle(tmp_path / "coarse.avatar")
+    assert coarse.tensors["field.byte_reach"][0] == 0
+    assert getattr(create_backend("native-cpu", coarse), "arithmetic", None) == "int16"
     with pytest.raises(BackendError, match="no ranges for it"):
-        create_backend("native-cpu", coarse, precision="int16")
+        create_backend("native-cpu", coarse, precision="int8")
 
 
 def test_parity_table_says_what_fails() -> None:

@@ -53,10 +53,11 @@ def rendered(
     rectangle: tuple[int, int, int, int] | None = None,
     fill: float = np.nan,
     ranges: list[float] | None = None,
+    byte_reach: float = 0.0,
 ) -> NDArray[np.float32]:
     out = np.full((camera.height, camera.width, 4), fill, np.float32)
     x0, y0, x1, y1 = rectangle or (0, 0, camera.width, camera.height)
-    head.renderer(ranges).render(
+    head.renderer(ranges, byte_reach).render(
         ROTATION,
         translation,
         camera.focal_px,
@@ -142,12 +143,79 @@ def test_16_bit_query_equals_the_float64_twin(name: str) -> None:
         np.testing.assert_allclose(feature, expected_feature, rtol=0, atol=0.01)
 
 
-def test_16_bit_values_beyond_their_ranges_are_cut_not_wrapped() -> None:
+@pytest.mark.parametrize("byte_reach", [0.0, 1.0])
+def test_values_beyond_their_ranges_are_cut_not_wrapped(byte_reach: float) -> None:
     head = random_head(TINY)
     narrow = [value / 16 for value in reference_render.ranges(head)]
-    picture = rendered(head, ranges=narrow)
+    picture = rendered(head, ranges=narrow, byte_reach=byte_reach)
     assert np.isfinite(picture).all()
     assert picture.min() >= 0 and picture.max() <= 1.0001
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_8_bit_picture_is_close_to_the_float64_twin(name: str) -> None:
+    head = random_head(SPECS[name])
+    ranges = reference_render.ranges(head)
+    expected = reference_render.render(head, CAMERA, ROTATION.astype(float), TRANSLATION.astype(float))
+    is_seen = expected[..., 3] > 0
+    assert not np.array_equal(rendered(head, ranges=ranges), rendered(head, ranges=ranges, byte_reach=1.0))
+    for path in _native.simd_paths():
+        _native.set_simd(path)
+        error = rendered(head, ranges=ranges, byte_reach=1.0)[is_seen] - expected[is_seen]
+        assert (
+            -10 * np.log10((error**2).mean()) > 36
+        )  # random weights; trained avatars reach 48: docs/native.md
+
+
+def queried(
+    head: Head, ranges: list[float], byte_reach: float
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Log density and feature at many positions, corners among them."""
+    positions = np.random.default_rng(1).random((1601, 3)).astype(np.float32)
+    positions[:2] = [[0, 0, 0], [1, 1, 1]]
+    log_density, feature = np.empty(1601, np.float32), np.empty((1601, head.spec.feature), np.float32)
+    head.renderer(ranges, byte_reach).query(positions, head.condition, head.expression, log_density, feature)
+    return log_density, feature
+
+
+@pytest.mark.parametrize("byte_reach", [0.0, 0.7])
+@pytest.mark.parametrize("name", SPECS)
+def test_integers_are_the_same_on_every_path(name: str, byte_reach: float) -> None:
+    head = random_head(SPECS[name])
+    _native.set_simd("portable")
+    expected = queried(head, reference_render.ranges(head), byte_reach)
+    for path in _native.simd_paths():
+        _native.set_simd(path)
+        found = queried(head, reference_render.ranges(head), byte_reach)
+        assert np.array_equal(found[0], expected[0]) and np.array_equal(found[1], expected[1])
+
+
+def test_no_sum_of_bytes_overflows_whatever_the_weights() -> None:
+    head = random_head(SPECS["default"])
+    for weights in (head.attention[1], *head.density[1:]):  # the largest sums of one sign that there can be
+        weights[::2] = np.abs(weights).max()
+        weights[1::2] = -np.abs(weights).max()
+    head.density[0][:] = np.abs(head.density[0])
+    narrow = [value / 64 for value in reference_render.ranges(head)]  # all activations at their top
+    _native.set_simd("portable")
+    expected = queried(head, narrow, 1.0)
+    assert np.abs(expected[1]).max() > 0
+    for path in _native.simd_paths():
+        _native.set_simd(path)
+        assert np.array_equal(queried(head, narrow, 1.0)[1], expected[1])
+
+
+@pytest.mark.parametrize("byte_reach", [0.0, 1.0])
+def test_integers_render_one_pixel_and_nothing(byte_reach: float) -> None:
+    head = random_head(TINY)
+    ranges, camera = reference_render.ranges(head), Camera(1, 1, 60.0, 0.3, 0.7)
+    expected = reference_render.render(head, camera, ROTATION.astype(float), TRANSLATION.astype(float))
+    for path in _native.simd_paths():
+        _native.set_simd(path)
+        found = rendered(head, camera, ranges=ranges, byte_reach=byte_reach)
+        np.testing.assert_allclose(found, expected, atol=0.05)
+    head.occupancy[:] = False
+    assert (rendered(head, ranges=ranges, byte_reach=byte_reach) == 0).all()
 
 
 def test_ranges_must_fit_the_layers() -> None:
@@ -156,6 +224,10 @@ def test_ranges_must_fit_the_layers() -> None:
         head.renderer([1.0, 1.0])
     with pytest.raises(ValueError, match="ranges: expected finite"):
         head.renderer([1.0, 1.0, float("nan"), 1.0, 1.0, 1.0])
+    with pytest.raises(ValueError, match="byte_reach: expected 0 to 1"):
+        head.renderer([1.0] * 6, 1.5)
+    with pytest.raises(ValueError, match="byte_reach: ranges are needed"):
+        head.renderer([], 1.0)
 
 
 def test_picture_does_not_depend_on_the_number_of_threads() -> None:

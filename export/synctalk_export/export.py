@@ -19,7 +19,7 @@ from synctalk.manifest import Frame, Manifest
 
 from .calibrate import activation_ranges
 from .onnx_models import audio_model, colour_model, head_model
-from .parity import Check, check_parity, half_check, int16_check, upsampler_checks
+from .parity import Check, check_parity, half_check, int8_check, int16_check, upsampler_checks
 from .planes import node_planes
 from .subject import Subject
 from .track import choose_span, encode_plate, encode_png
@@ -29,6 +29,8 @@ __all__ = ["ExportOptions", "Exported", "export_bundle"]
 _INFINITE_DB = 999.0
 _EXPRESSION_RANGE = (0.002, 0.998)
 """Quantiles over the trained frames: what a single frame showed was hardly learned."""
+_BYTE_REACHES = (1.0, 0.7, 0.5)
+"""Shares of the ranges that 7 bits may span: rare peaks are cut, so that all else is finer."""
 _HALF_CHOICES = (("attention", "density"), ("attention",))
 """Networks that may compute in half precision, the boldest choice first."""
 
@@ -83,6 +85,7 @@ def export_bundle(
     planes = node_planes(subject.field.tables.detach().numpy(), subject.spec.field.grid)
     tensors = planes | _tensors(subject, first, end)
     tensors["field.ranges"] = activation_ranges(subject, tensors["occupancy"])
+    tensors["field.byte_reach"] = np.zeros(1, np.float32)  # found below; ONNX files point behind it
     packed = pack_tensors(tensors)
     say("ONNX files")
     members = {
@@ -100,10 +103,9 @@ def export_bundle(
         write_bundle(draft, manifest, tensors, members)
         checks = check_parity(subject, open_bundle(draft))
         checks += _half_head(subject, planes, packed, open_bundle(draft), members)
-        checks.append(int16_check(open_bundle(draft)))
-        is_int16_good = checks[-1].passed
-    if not is_int16_good:
-        tensors["field.ranges"] = np.zeros_like(tensors["field.ranges"])  # the run time stays with float32
+        ranges, reach, integer_checks = _integers(open_bundle(draft))
+        checks += integer_checks
+    tensors |= {"field.ranges": ranges, "field.byte_reach": np.array([reach], np.float32)}
     checks += size_checks
     manifest = replace(manifest, training={**subject.training, "parity": _figures(checks)})
     return Exported(Path(out), write_bundle(out, manifest, tensors, members), checks)
@@ -125,6 +127,17 @@ def _half_head(
             members["head.fp16.onnx"] = model
             break
     return checks
+
+
+def _integers(bundle: Bundle) -> tuple[NDArray[np.float32], float, list[Check]]:
+    """The ranges, zeros where integers are not good enough; the best reach of bytes, 0 where none is; the checks."""
+    ranges = bundle.tensors["field.ranges"]
+    checks = [int16_check(bundle)]
+    if not checks[0].passed:
+        return np.zeros_like(ranges), 0.0, checks  # the run time stays with float32
+    trials = {reach: int8_check(bundle, reach) for reach in _BYTE_REACHES}
+    reach = max(trials, key=lambda one: trials[one].psnr_db or 0.0)
+    return ranges, reach if trials[reach].passed else 0.0, [*checks, trials[reach]]
 
 
 def _check_subject(subject: Subject) -> None:

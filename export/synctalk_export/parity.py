@@ -21,7 +21,15 @@ from synctalk_trainer.modules import Field
 
 from .subject import Subject
 
-__all__ = ["Check", "check_parity", "half_check", "int16_check", "parity_table", "upsampler_checks"]
+__all__ = [
+    "Check",
+    "check_parity",
+    "half_check",
+    "int8_check",
+    "int16_check",
+    "parity_table",
+    "upsampler_checks",
+]
 
 Float = NDArray[np.float32]
 
@@ -33,6 +41,8 @@ _TOLERANCE = 5e-4
 """Of the largest value, or of 1 where all are smaller."""
 _COLOUR_TOLERANCE = 1e-4
 _FRAME_DB = 60.0
+_BYTE_DB = 40.0
+"""What 8-bit integers may cost."""
 _ROUNDING_DB = 46.0
 """What half precision of the planes may cost."""
 _HALF_DB = 55.0
@@ -80,12 +90,23 @@ def check_parity(subject: Subject, bundle: Bundle, seed: int = 0) -> list[Check]
 
 def int16_check(bundle: Bundle) -> Check:
     """The native renderer in 16-bit integers against itself in float32; one that fails is not offered."""
+    return _integer_check(bundle, "int16", _FRAME_DB)
+
+
+def int8_check(bundle: Bundle, reach: float) -> Check:
+    """The same where layers behind a ReLU have bytes, of which 7 bits span that share of the ranges."""
+    trial = copy.copy(bundle)
+    trial.tensors = bundle.tensors | {"field.byte_reach": np.array([reach], np.float32)}
+    return _integer_check(trial, "int8", _BYTE_DB)
+
+
+def _integer_check(bundle: Bundle, precision: str, limit_db: float) -> Check:
     requests = _requests(bundle)
     exact, fast = (
-        _rendered(create_backend("native-cpu", bundle, precision=precision), requests)
-        for precision in ("float32", "int16")
+        _rendered(create_backend("native-cpu", bundle, precision=chosen), requests)
+        for chosen in ("float32", precision)
     )
-    return _picture_check("frames: native-cpu float32 - int16", exact, fast, _FRAME_DB)
+    return _picture_check(f"frames: native-cpu float32 - {precision}", exact, fast, limit_db)
 
 
 def half_check(bundle: Bundle, head_model: bytes, half: Sequence[str]) -> Check:

@@ -144,6 +144,7 @@ class Renderer:
         is_sigmoid: bool,
         is_deferred: bool,
         ranges: list[float] = ...,
+        byte_reach: float = ...,
     ) -> None: ...
     def render(
         self,

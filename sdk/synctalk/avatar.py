@@ -69,7 +69,7 @@ class Avatar:
 
         path: a ``.avatar`` file or folder. device: ``auto``, ``cpu`` or ``cuda``. backend: ``auto`` takes the fastest
         that works here; a named one works or raises. threads: CPU threads, None for all this process may use.
-        precision: ``auto`` takes the fastest that export found good; or ``float32``, ``int16``.
+        precision: ``auto`` takes the fastest that export found good; or ``float32``, ``int16``, ``int8``.
         detail: ``auto`` renders heads at half the size on CPUs where the bundle can upsample them; or ``full``, ``half``.
         watermark: mark every frame invisibly; without, the app itself must see to it that its pictures are known as
         made by AI. allow_expired_consent: load, and log, what is otherwise refused.

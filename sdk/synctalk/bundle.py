@@ -49,7 +49,7 @@ __all__ = [
 Tensors = Mapping[str, NDArray[Any]]
 
 TENSORS = "tensors.safetensors"
-OPTIONAL = {"expression.range", "field.ranges"}
+OPTIONAL = {"expression.range", "field.byte_reach", "field.ranges"}
 """Tensors that a bundle may do without."""
 MEMBERS = (TENSORS, "audio.onnx", "head.onnx", "colour.onnx", "plate.mp4", "background.png")
 """What a bundle holds beside its manifest; all are required."""
@@ -94,6 +94,7 @@ def tensor_shapes(spec: Spec, n_track: int) -> dict[str, tuple[str, tuple[int, .
         "condition.mean": (design.condition,),
         "condition.gain": (1,),
         "field.ranges": (design.n_ranges,),
+        "field.byte_reach": (1,),
     }
     shapes |= {name: ("float32", shape) for name, shape in vectors.items()}
     shapes["occupancy"] = ("uint8", ((design.occupancy_resolution**3 + 7) // 8,))
@@ -146,6 +147,8 @@ def _tensor_faults(tensors: Tensors, spec: Spec) -> Iterator[str]:
             yield f"{name} holds a NaN or an infinity"
         elif name == "field.ranges" and (got < 0).any():
             yield f"{name} holds a negative value"
+        elif name == "field.byte_reach" and not 0 <= got[0] <= 1:
+            yield f"{name} is {got[0]}, not 0 to 1"
 
 
 # --- containers -------------------------------------------------------------------------------------------------------

@@ -45,7 +45,9 @@ def speak(
     ] = None,
     precision: Annotated[
         str,
-        typer.Option(metavar="NAME", help="auto, float32, int16 (native-cpu) or float16 (native-cuda)."),
+        typer.Option(
+            metavar="NAME", help="auto, float32, int16, int8 (native-cpu) or float16 (native-cuda)."
+        ),
     ] = "auto",
     detail: Annotated[
         str, typer.Option(metavar="NAME", help="auto, full or half (heads at half the size, upsampled).")

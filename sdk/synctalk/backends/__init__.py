@@ -34,7 +34,7 @@ Float = NDArray[np.float32]
 _LOG = logging.getLogger(__name__)
 
 DEVICES = ("auto", "cpu", "cuda")
-PRECISIONS = ("auto", "float32", "float16", "int16")
+PRECISIONS = ("auto", "float32", "float16", "int16", "int8")
 """``auto`` is the fastest that is as good as float32 for the eye, in each backend; no backend has all of them."""
 DETAILS = ("auto", "full", "half")
 """How large heads are rendered: as the frame, or at half its size and upsampled. ``auto`` is half on CPUs where the bundle

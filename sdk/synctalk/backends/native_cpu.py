@@ -16,6 +16,9 @@ __all__ = ["NativeCpu", "why_not"]
 
 Float = NDArray[np.float32]
 
+_FAST_BYTES = ("avxvnni", "avx512vnni")
+"""Instruction sets on which int8 is chosen: docs/native.md."""
+
 
 def why_not(device: str) -> str | None:
     """Why this backend cannot work on a device, or None."""
@@ -39,9 +42,9 @@ class NativeCpu:
         self, bundle: Bundle, device: str = "auto", threads: int | None = None, precision: str = "auto"
     ) -> None:
         """``threads`` sets the size of the pool that all native code of the process shares; ``precision`` is auto,
-        float32 or int16.
+        float32, int16 or int8.
 
-        Raises: BackendError: it cannot work on the device, or int16 is asked of a bundle that has no ranges for it.
+        Raises: BackendError: it cannot work on the device, or integers are asked of a bundle that has no ranges for them.
             BundleError: ``audio.onnx`` does not load.
         """
         if reason := why_not(device):
@@ -51,10 +54,10 @@ class NativeCpu:
         if threads is not None:
             _native.set_threads(threads)
         self._audio = AudioNetwork(bundle)
-        ranges = _ranges(bundle, precision)
-        self.arithmetic = "int16" if ranges else "fp32"
+        ranges, byte_reach = _integers(bundle, precision)
+        self.arithmetic = "int8" if byte_reach else "int16" if ranges else "fp32"
         """What the renderer multiplies in, as ``synctalk bench`` names it"""
-        self._renderer = _native.Renderer(**renderer_tensors(bundle), ranges=ranges)
+        self._renderer = _native.Renderer(**renderer_tensors(bundle), ranges=ranges, byte_reach=byte_reach)
 
     def condition(self, windows: Float) -> Float:
         """Mel windows [N, taps, mels, columns] -> condition [N, C]."""
@@ -82,18 +85,27 @@ class NativeCpu:
         return rgba
 
 
-def _ranges(bundle: Bundle, precision: str) -> list[float]:
-    """Ranges of the activations for 16-bit integers; none for float32."""
+def _integers(bundle: Bundle, precision: str) -> tuple[list[float], float]:
+    """Ranges of the activations, none for float32, and the share of them that 7 bits span, 0 for 16-bit integers."""
+    from synctalk import _native
+
     if precision == "float16":
-        raise BackendError("backend native-cpu does not compute in float16: choose float32, int16 or auto")
-    ranges = [float(value) for value in bundle.tensors.get("field.ranges", ())]
-    is_known = any(ranges)
-    if precision == "int16" and not is_known:
         raise BackendError(
-            "precision int16: this bundle has no ranges for it, because it is older or int16 was not good enough; "
-            "export it again, or use precision auto"
+            "backend native-cpu does not compute in float16: choose float32, int16, int8 or auto"
         )
-    return ranges if precision != "float32" and is_known else []
+    ranges = [float(value) for value in bundle.tensors.get("field.ranges", ())]
+    reach = float(bundle.tensors.get("field.byte_reach", [0.0])[0])
+    if not any(ranges):
+        ranges, reach = [], 0.0
+    if precision in ("int16", "int8") and not (reach if precision == "int8" else ranges):
+        raise BackendError(
+            f"precision {precision}: this bundle has no ranges for it, because it is older or {precision} was not good "
+            "enough; export it again, or use precision auto"
+        )
+    if precision == "float32":
+        return [], 0.0
+    wants_bytes = precision == "int8" or (precision == "auto" and _native.simd() in _FAST_BYTES)
+    return ranges, reach if wants_bytes else 0.0
 
 
 def _contiguous(values: Float) -> Float:

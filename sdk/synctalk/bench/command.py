@@ -28,7 +28,10 @@ def bench(
         int | None, typer.Option(metavar="N", min=1, help="CPU threads; all by default.")
     ] = None,
     precision: Annotated[
-        str, typer.Option(metavar="NAME", help="auto, float32, int16 (native-cpu) or float16 (native-cuda).")
+        str,
+        typer.Option(
+            metavar="NAME", help="auto, float32, int16, int8 (native-cpu) or float16 (native-cuda)."
+        ),
     ] = "auto",
     detail: Annotated[
         str, typer.Option(metavar="NAME", help="auto, full or half (heads at half the size, upsampled).")
