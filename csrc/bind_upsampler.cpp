@@ -9,7 +9,7 @@
 namespace synctalk {
 namespace {
 
-std::unique_ptr<Upsampler> make_upsampler(const std::vector<py::array>& weights) {
+std::unique_ptr<Upsampler> make_upsampler(const std::vector<py::array>& weights, const std::vector<float>& ranges) {
   if (weights.empty() || weights.size() > FIELD_MAX_LAYERS) {
     throw py::value_error("weights: expected 1 to " + std::to_string(FIELD_MAX_LAYERS) + " layers");
   }
@@ -26,7 +26,7 @@ std::unique_ptr<Upsampler> make_upsampler(const std::vector<py::array>& weights)
     layers.push_back({at, static_cast<int>(n_out), static_cast<int>(n_in)});
     n_in = n_out;
   }
-  return std::make_unique<Upsampler>(layers);
+  return std::make_unique<Upsampler>(layers, ranges);
 }
 
 void apply(const Upsampler& upsampler, const py::array& small, py::array out) {
@@ -43,8 +43,10 @@ void apply(const Upsampler& upsampler, const py::array& small, py::array out) {
 void bind_upsampler(py::module_& m) {
   py::class_<Upsampler>(m, "Upsampler",
                         "Makes a picture twice as large; weights: float32 [out, in, 3, 3] of each layer, 4 channels "
-                        "first, 16 last\n(row, column, channel of the four pixels that a pixel becomes).")
-      .def(py::init(&make_upsampler), py::arg("weights"))
+                        "first, 16 last\n(row, column, channel of the four pixels that a pixel becomes). With ranges, "
+                        "the largest outputs of\n"
+                        "all layers but the last, it computes in 8-bit integers.")
+      .def(py::init(&make_upsampler), py::arg("weights"), py::arg("ranges") = std::vector<float>())
       .def("apply", &apply, py::arg("small"), py::arg("out"),
            "Premultiplied RGBA [H, W, 4] in 0..1 -> out [2 H, 2 W, 4].");
 }

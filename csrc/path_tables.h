@@ -3,6 +3,7 @@
 
 #include "field_block.h"
 #include "renderer_tile.h"
+#include "upsampler_bytes.h"
 #include "upsampler_rows.h"
 
 namespace synctalk::SYNCTALK_PATH {
@@ -12,6 +13,6 @@ extern const RendererPath renderer_path;
 extern const UpsamplerPath upsampler_path;
 const FieldPath field_path{workspace_floats, forward, backward};
 const RendererPath renderer_path{renderer_floats, render_tile, query};
-const UpsamplerPath upsampler_path{convolve, enlarge};
+const UpsamplerPath upsampler_path{convolve, convolve_bytes, details_of_bytes, enlarge};
 
 }  // namespace synctalk::SYNCTALK_PATH

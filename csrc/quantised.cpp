@@ -5,6 +5,7 @@
 #include <cstring>
 #include <stdexcept>
 
+#include "byte_weights.h"
 #include "renderer.h"
 
 namespace synctalk {
@@ -38,26 +39,6 @@ int64_t padded(int64_t n) { return (n + FIELD_ALIGN - 1) / FIELD_ALIGN * FIELD_A
 
 int32_t pair_of(int first, int second) {
   return static_cast<int32_t>((static_cast<uint32_t>(first) & 0xffffu) | static_cast<uint32_t>(second) << 16);
-}
-
-int32_t quad_of(const int* four) {
-  uint32_t word = 0;
-  for (int i = 0; i < 4; ++i) word |= (static_cast<uint32_t>(four[i]) & 0xffu) << (8 * i);
-  return static_cast<int32_t>(word);
-}
-
-// The largest factor that a row's weights may have: none above 127, no group of quads whose products leave 16 bits.
-float byte_factor(const float* row, int n_in) {
-  float largest = 1e-12f, most = 1e-12f;
-  for (int first = 0; first < n_in; first += 4 * QUAD_GROUP) {
-    float of_sign[2][2] = {};  // first or second half of the quads, sign
-    for (int i = first; i < std::min(n_in, first + 4 * QUAD_GROUP); ++i) {
-      of_sign[i / 2 % 2][row[i] < 0.0f] += std::fabs(row[i]);
-      largest = std::max(largest, std::fabs(row[i]));
-    }
-    for (const auto& half : of_sign) most = std::max({most, half[0], half[1]});
-  }
-  return std::min(BYTE_TOP / largest, kGroupTop / most);
 }
 
 }  // namespace
@@ -152,17 +133,16 @@ ByteLayer QuantisedField::add_byte_layer(const Matrix& matrix, float in_scale, f
   const int groups = (n_out + QUANTISED_OUTPUTS - 1) / QUANTISED_OUTPUTS;
   std::vector<int32_t> by_sample(static_cast<size_t>(groups) * n_quads * QUANTISED_OUTPUTS);
   std::vector<int32_t> by_output(static_cast<size_t>(stride) * n_quads);
+  std::vector<float> row(static_cast<size_t>(n_quads) * 4);
   for (int o = 0; o < n_out; ++o) {
-    const float* row = matrix.weights + static_cast<int64_t>(o) * matrix.n_in;
-    const float factor = byte_factor(row, matrix.n_in);
+    std::copy_n(matrix.weights + static_cast<int64_t>(o) * matrix.n_in, matrix.n_in, row.begin());
+    const float factor = byte_factor(row.data(), n_quads * 4);
     scales[o] = out_scale / (in_scale * factor);
     for (int k = 0; k < n_quads; ++k) {
-      int four[4] = {};
-      for (int i = 0; i < 4 && 4 * k + i < matrix.n_in; ++i)
-        four[i] = static_cast<int>(std::lrint(row[4 * k + i] * factor));
-      by_output[k * stride + o] = quad_of(four);
+      const int32_t quad = quad_of(row.data() + 4 * k, factor);
+      by_output[k * stride + o] = quad;
       by_sample[(static_cast<size_t>(o / QUANTISED_OUTPUTS) * n_quads + k) * QUANTISED_OUTPUTS +
-                o % QUANTISED_OUTPUTS] = quad_of(four);
+                o % QUANTISED_OUTPUTS] = quad;
     }
   }
   const int32_t* lanes_of_samples = weights_.emplace_back(std::move(by_sample)).data();

@@ -147,14 +147,21 @@ def convolved(picture: Array, weights: Array) -> Array:
     return out
 
 
+def upsampler_layers(small: Array, weights: list[Array]) -> list[Array]:
+    """Outputs of all layers of the upsampler, [H, W, n] each."""
+    around = np.pad(small.astype(np.float64), ((1, 1), (1, 1), (0, 0)), mode="edge")
+    outputs = [convolved(around, weights[0].astype(np.float64))]
+    for layer in weights[1:]:
+        zeros_around = np.pad(np.maximum(outputs[-1], 0.0), ((1, 1), (1, 1), (0, 0)))
+        outputs.append(convolved(zeros_around, layer.astype(np.float64)))
+    return outputs
+
+
 def upsampled(small: Array, weights: list[Array]) -> Array:
     """Premultiplied RGBA [H, W, 4] twice as large: bilinear enlargement plus learned details, clipped to 0..1."""
     height, width, _ = small.shape
     around = np.pad(small.astype(np.float64), ((1, 1), (1, 1), (0, 0)), mode="edge")
-    details = convolved(around, weights[0].astype(np.float64))
-    for layer in weights[1:]:
-        zeros_around = np.pad(np.maximum(details, 0.0), ((1, 1), (1, 1), (0, 0)))
-        details = convolved(zeros_around, layer.astype(np.float64))
+    details = upsampler_layers(small, weights)[-1]
     out = np.zeros((2 * height, 2 * width, 4))
     for y, x in itertools.product(range(2 * height), range(2 * width)):
         row, column = y // 2 + 1, x // 2 + 1

@@ -17,6 +17,8 @@ from synctalk.errors import BackendError, BundleError
 from synctalk.manifest import Manifest
 from synctalk.spec import Spec, UpsamplerSpec, preset
 from synctalk_export.export import export_bundle
+from synctalk_export.parity import Check
+from synctalk_export.subject import Subject
 from synctalk_trainer.dataset import Dataset
 from synctalk_trainer.run import Settings, load_run
 from synctalk_trainer.scene import Scene
@@ -49,18 +51,20 @@ def test_a_spec_with_an_upsampler_survives_json_and_one_without_reads_as_before(
         Spec.from_dict(plain.to_dict() | {"upsampler": {"width": 16}})
 
 
+def _subject(figures: dict[str, dict[str, float]]) -> Subject:
+    """A small subject with an upsampler that adds nothing yet."""
+    subject = tiny_subject()
+    network = Upsampler(UpsamplerSpec()).requires_grad_(False)
+    spec = dataclasses.replace(subject.spec, upsampler=network.spec)
+    return dataclasses.replace(subject, spec=spec, upsampler=network, upsampler_figures=figures)
+
+
 @pytest.fixture(scope="module")
 def bundle_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle with an upsampler."""
-    subject = tiny_subject()
-    network = Upsampler(UpsamplerSpec()).requires_grad_(False)
-    torch.nn.init.normal_(network.weights[-1], std=0.02)
-    subject = dataclasses.replace(
-        subject,
-        spec=dataclasses.replace(subject.spec, upsampler=network.spec),
-        upsampler=network,
-        upsampler_figures=GOOD,
-    )
+    subject = _subject(GOOD)
+    assert subject.upsampler is not None
+    torch.nn.init.normal_(subject.upsampler.weights[-1], std=0.02)
     path = tmp_path_factory.mktemp("half") / "tiny.avatar"
     export_bundle(subject, path)
     return path
@@ -82,12 +86,30 @@ def _request(path: Path) -> HeadRequest:
 def test_half_detail_is_the_small_head_upsampled(bundle_path: Path) -> None:
     bundle, request = open_bundle(bundle_path), _request(bundle_path)
     full = create_backend("native-cpu", bundle)
-    half = create_backend("native-cpu", bundle, detail="half")
+    half = create_backend("native-cpu", bundle, precision="float32", detail="half")
     assert isinstance(half, HalfSize) and not isinstance(full, HalfSize)
-    small = full.render_head(half_sized(request))
+    small = create_backend("native-cpu", bundle, precision="float32").render_head(half_sized(request))
     weights = [np.asarray(bundle.tensors[f"upsampler.{i}"]) for i in range(4)]
     assert small.any()
     assert np.abs(half.render_head(request) - reference.upsampled(small, weights)).max() < UPSAMPLER
+
+
+def test_bytes_upsample_where_they_are_good_enough(
+    bundle_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle, request = open_bundle(bundle_path), _request(bundle_path)
+    assert (bundle.tensors["upsampler.ranges"] > 0).all()
+    assert bundle.manifest.training["parity"]["heads: upsampler float32 - int8"]["psnr_db"] >= 55
+    exact, fast = (
+        create_backend("native-cpu", bundle, precision=precision, detail="half").render_head(request)
+        for precision in ("float32", "auto")
+    )
+    assert 0 < np.abs(exact - fast).max() < 0.05
+
+    failed = Check("heads: upsampler float32 - int8", 0.5, 55.0, 20.0)
+    monkeypatch.setattr("synctalk_export.export.upsampler_int8_check", lambda *_: failed)
+    export_bundle(_subject(GOOD), tmp_path / "coarse.avatar")
+    assert not open_bundle(tmp_path / "coarse.avatar").tensors["upsampler.ranges"].any()
 
 
 def test_auto_takes_half_where_it_can(bundle_path: Path, tmp_path: Path) -> None:
@@ -105,16 +127,8 @@ def test_auto_takes_half_where_it_can(bundle_path: Path, tmp_path: Path) -> None
 
 
 def test_an_upsampler_that_costs_too_much_stays_out(tmp_path: Path) -> None:
-    subject = tiny_subject()
-    network = Upsampler(UpsamplerSpec()).requires_grad_(False)
     bad = {"full": GOOD["full"], "half": {"psnr_full": 30.0, "psnr_head": 27.5}}
-    subject = dataclasses.replace(
-        subject,
-        spec=dataclasses.replace(subject.spec, upsampler=network.spec),
-        upsampler=network,
-        upsampler_figures=bad,
-    )
-    done = export_bundle(subject, tmp_path / "tiny.avatar")
+    done = export_bundle(_subject(bad), tmp_path / "tiny.avatar")
     assert done.manifest.spec.upsampler is None
     assert [check.what for check in done.checks if not check.passed] == [
         "held-out frames: dB lost at half size"

@@ -1,18 +1,22 @@
-"""How large the field's activations become on the clip: what the run time needs to compute in 16-bit integers."""
+"""How large activations become on the clip: what the run time needs to compute in integers."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from synctalk.backends import HeadRequest, create_backend
 from synctalk.backends.field_march import march_rays
+from synctalk.backends.half_size import half_sized
+from synctalk.bundle import Bundle
 from synctalk.geometry import pixel_rays
 from synctalk_trainer.modules import Field, encode_planes, spherical_harmonics
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from .subject import Subject
 
-__all__ = ["activation_ranges"]
+__all__ = ["activation_ranges", "half_size_heads", "upsampler_ranges"]
 
 _N_FRAMES, _N_RAYS = 48, 1500
 """Frames of the clip, and rays of each"""
@@ -35,6 +39,41 @@ def activation_ranges(subject: Subject, occupancy: NDArray[np.uint8], seed: int 
             largest = torch.maximum(largest, torch.stack([values.abs().max() for values in seen]))
     ranges: NDArray[np.float32] = largest.numpy()
     return ranges
+
+
+def half_size_heads(subject: Subject, bundle: Bundle, n: int = 24) -> list[NDArray[np.float32]]:
+    """Heads of frames spread over the clip, rendered in float32 at half the size, premultiplied RGBA [H / 2, W / 2, 4]."""
+    backend = create_backend("native-cpu", bundle, precision="float32")
+    frames = np.flatnonzero(subject.usable)
+    return [
+        backend.render_head(
+            half_sized(
+                HeadRequest(
+                    camera=subject.camera,
+                    rotation=subject.rotation[frame],
+                    translation=subject.translation[frame],
+                    condition=subject.conditions[frame],
+                    expression=subject.expression[frame],
+                    appearance=subject.appearance,
+                )
+            )
+        )
+        for frame in frames[np.linspace(0, len(frames) - 1, n).astype(int)]
+    ]
+
+
+@torch.no_grad()
+def upsampler_ranges(
+    weights: list[NDArray[np.float32]], heads: list[NDArray[np.float32]]
+) -> NDArray[np.float32]:
+    """The largest outputs of all layers of the upsampler but the last, [layers - 1]; each at least 0.001."""
+    largest = np.full(len(weights) - 1, 1e-3, np.float32)
+    for head in heads:
+        values = F.pad(torch.from_numpy(head).permute(2, 0, 1)[None], (1, 1, 1, 1), mode="replicate")
+        for i, weight in enumerate(weights[:-1]):
+            values = torch.relu(F.conv2d(values, torch.from_numpy(weight), padding=min(i, 1)))
+            largest[i] = max(largest[i], float(values.max()))
+    return largest
 
 
 def _samples(

@@ -16,10 +16,19 @@ from synctalk._version import __version__
 from synctalk.bundle import Bundle, open_bundle, pack_tensors, write_bundle
 from synctalk.errors import ExportError
 from synctalk.manifest import Frame, Manifest
+from synctalk_trainer.upsampler import Upsampler
 
-from .calibrate import activation_ranges
+from .calibrate import activation_ranges, half_size_heads, upsampler_ranges
 from .onnx_models import audio_model, colour_model, head_model
-from .parity import Check, check_parity, half_check, int8_check, int16_check, upsampler_checks
+from .parity import (
+    Check,
+    check_parity,
+    half_check,
+    int8_check,
+    int16_check,
+    upsampler_checks,
+    upsampler_int8_check,
+)
 from .planes import node_planes
 from .subject import Subject
 from .track import choose_span, encode_plate, encode_png
@@ -86,6 +95,8 @@ def export_bundle(
     tensors = planes | _tensors(subject, first, end)
     tensors["field.ranges"] = activation_ranges(subject, tensors["occupancy"])
     tensors["field.byte_reach"] = np.zeros(1, np.float32)  # found below; ONNX files point behind it
+    if subject.upsampler is not None:
+        tensors["upsampler.ranges"] = np.zeros(subject.upsampler.spec.layers - 1, np.float32)
     packed = pack_tensors(tensors)
     say("ONNX files")
     members = {
@@ -105,6 +116,11 @@ def export_bundle(
         checks += _half_head(subject, planes, packed, open_bundle(draft), members)
         ranges, reach, integer_checks = _integers(open_bundle(draft))
         checks += integer_checks
+        if subject.upsampler is not None:
+            tensors["upsampler.ranges"], check = _upsampler_ranges(
+                subject.upsampler, half_size_heads(subject, open_bundle(draft))
+            )
+            checks.append(check)
     tensors |= {"field.ranges": ranges, "field.byte_reach": np.array([reach], np.float32)}
     checks += size_checks
     manifest = replace(manifest, training={**subject.training, "parity": _figures(checks)})
@@ -138,6 +154,16 @@ def _integers(bundle: Bundle) -> tuple[NDArray[np.float32], float, list[Check]]:
     trials = {reach: int8_check(bundle, reach) for reach in _BYTE_REACHES}
     reach = max(trials, key=lambda one: trials[one].psnr_db or 0.0)
     return ranges, reach if trials[reach].passed else 0.0, [*checks, trials[reach]]
+
+
+def _upsampler_ranges(
+    upsampler: Upsampler, heads: list[NDArray[np.float32]]
+) -> tuple[NDArray[np.float32], Check]:
+    """The ranges of the upsampler's layers, zeros where 8-bit integers are not good enough; the check."""
+    weights = [weight.detach().numpy() for weight in upsampler.weights]
+    ranges = upsampler_ranges(weights, heads)
+    check = upsampler_int8_check(weights, ranges, heads[:: max(1, len(heads) // 4)])
+    return ranges if check.passed else np.zeros_like(ranges), check
 
 
 def _check_subject(subject: Subject) -> None:

@@ -29,6 +29,7 @@ __all__ = [
     "int16_check",
     "parity_table",
     "upsampler_checks",
+    "upsampler_int8_check",
 ]
 
 Float = NDArray[np.float32]
@@ -47,6 +48,8 @@ _ROUNDING_DB = 46.0
 """What half precision of the planes may cost."""
 _HALF_DB = 55.0
 """What half precision of the networks may cost: less than the planes' rounding."""
+_UPSAMPLED_BYTE_DB = 55.0
+"""What 8-bit integers in the upsampler may cost: nothing that measures."""
 _UPSAMPLED_LOSS_DB = 0.3
 """What rendering at half the size may cost on frames that were held out."""
 
@@ -143,6 +146,20 @@ def upsampler_checks(subject: Subject, seed: int = 0) -> list[Check]:
         Check("upsampler: torch - native", float(np.abs(exact - native).max()), _COLOUR_TOLERANCE),
         Check("held-out frames: dB lost at half size", max(0.0, loss), _UPSAMPLED_LOSS_DB),
     ]
+
+
+def upsampler_int8_check(weights: list[Float], ranges: Float, heads: list[Float]) -> Check:
+    """The native upsampler in 8-bit integers against itself in float32, on heads at half the size; one that fails is not
+    offered."""
+
+    def enlarged(network: _native.Upsampler) -> list[Float]:
+        pictures = [np.empty((2 * head.shape[0], 2 * head.shape[1], 4), np.float32) for head in heads]
+        for head, picture in zip(heads, pictures, strict=True):
+            network.apply(head, picture)
+        return pictures
+
+    exact, fast = enlarged(_native.Upsampler(weights)), enlarged(_native.Upsampler(weights, ranges.tolist()))
+    return _picture_check("heads: upsampler float32 - int8", exact, fast, _UPSAMPLED_BYTE_DB)
 
 
 def _session_marcher(bundle: Bundle, head: Any, colour: Any) -> FieldMarcher:

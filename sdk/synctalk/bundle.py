@@ -49,7 +49,7 @@ __all__ = [
 Tensors = Mapping[str, NDArray[Any]]
 
 TENSORS = "tensors.safetensors"
-OPTIONAL = {"expression.range", "field.byte_reach", "field.ranges"}
+OPTIONAL = {"expression.range", "field.byte_reach", "field.ranges", "upsampler.ranges"}
 """Tensors that a bundle may do without."""
 MEMBERS = (TENSORS, "audio.onnx", "head.onnx", "colour.onnx", "plate.mp4", "background.png")
 """What a bundle holds beside its manifest; all are required."""
@@ -84,6 +84,7 @@ def tensor_shapes(spec: Spec, n_track: int) -> dict[str, tuple[str, tuple[int, .
         shapes |= {f"field.{network}.{i}": ("float32", shape) for i, shape in enumerate(layers)}
     if spec.upsampler is not None:
         shapes |= {f"upsampler.{i}": ("float32", shape) for i, shape in enumerate(spec.upsampler.shapes)}
+        shapes["upsampler.ranges"] = ("float32", (spec.upsampler.layers - 1,))
     vectors = {
         "field.appearance": (design.appearance,),
         "track.rotation": (n_track, 3, 3),
@@ -145,7 +146,7 @@ def _tensor_faults(tensors: Tensors, spec: Spec) -> Iterator[str]:
             yield f"{name} is {got.dtype} {list(got.shape)}, the spec says {dtype} {list(shape)}"
         elif got.dtype.kind == "f" and not np.isfinite(got).all():
             yield f"{name} holds a NaN or an infinity"
-        elif name == "field.ranges" and (got < 0).any():
+        elif name in ("field.ranges", "upsampler.ranges") and (got < 0).any():
             yield f"{name} holds a negative value"
         elif name == "field.byte_reach" and not 0 <= got[0] <= 1:
             yield f"{name} is {got[0]}, not 0 to 1"

@@ -186,7 +186,7 @@ def create_backend(
         is_half = detail == "half" or (
             detail == "auto" and bundle.manifest.spec.upsampler is not None and not entry.is_fast
         )
-        return _half_size(backend, bundle) if is_half else backend
+        return _half_size(backend, bundle, precision) if is_half else backend
 
     if name != "auto":
         return create(_entry(name, table))
@@ -208,10 +208,10 @@ def create_backend(
     raise BackendError(f"no backend works on device {device!r}: {'; '.join(lost)}")
 
 
-def _half_size(backend: Backend, bundle: Bundle) -> Backend:
+def _half_size(backend: Backend, bundle: Bundle, precision: str) -> Backend:
     from .half_size import HalfSize
 
-    return HalfSize(backend, bundle)
+    return HalfSize(backend, bundle, precision)
 
 
 def _entry(name: str, table: tuple[BackendEntry, ...]) -> BackendEntry:

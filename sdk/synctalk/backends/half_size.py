@@ -27,8 +27,9 @@ def half_sized(request: HeadRequest) -> HeadRequest:
 class HalfSize:
     """Another backend's head, at half the size, upsampled."""
 
-    def __init__(self, whole: Backend, bundle: Bundle) -> None:
-        """whole: renders heads of any size. Raises: BackendError: the bundle has no upsampler."""
+    def __init__(self, whole: Backend, bundle: Bundle, precision: str = "auto") -> None:
+        """whole: renders heads of any size; precision: float32 forces the upsampler to it, which else computes in 8-bit
+        integers where export found that good enough. Raises: BackendError: the bundle has no upsampler."""
         design = bundle.manifest.spec.upsampler
         if design is None:
             raise BackendError(
@@ -37,7 +38,10 @@ class HalfSize:
             )
         self.name = whole.name
         self.whole = whole
-        self._upsampler = _native.Upsampler([bundle.tensors[f"upsampler.{i}"] for i in range(design.layers)])
+        weights = [bundle.tensors[f"upsampler.{i}"] for i in range(design.layers)]
+        ranges = [float(value) for value in bundle.tensors.get("upsampler.ranges", ())]
+        is_exact = precision == "float32" or not any(ranges)
+        self._upsampler = _native.Upsampler(weights, [] if is_exact else ranges)
 
     def condition(self, windows: Float) -> Float:
         """Mel windows [N, taps, mels, columns] -> condition [N, C]."""
