@@ -31,8 +31,18 @@ static inline IVec load(const int32_t* p) { return *reinterpret_cast<const Loose
 static inline void store(float* p, Vec v) { *reinterpret_cast<LooseVec*>(p) = v; }
 static inline void store(int32_t* p, IVec v) { *reinterpret_cast<LooseIVec*>(p) = v; }
 static inline Vec splat(float x) { return x - Vec{}; }
+
+// The second where one is not a number. Compilers make a comparison and a blend of `a > b ? a : b`.
+#if defined(__AVX512F__)
+static inline Vec max(Vec a, Vec b) { return _mm512_max_ps(a, b); }
+static inline Vec min(Vec a, Vec b) { return _mm512_min_ps(a, b); }
+#elif defined(__AVX2__)
+static inline Vec max(Vec a, Vec b) { return _mm256_max_ps(a, b); }
+static inline Vec min(Vec a, Vec b) { return _mm256_min_ps(a, b); }
+#else
 static inline Vec max(Vec a, Vec b) { return a > b ? a : b; }
 static inline Vec min(Vec a, Vec b) { return a < b ? a : b; }
+#endif
 
 static inline Vec fma(Vec a, Vec b, Vec c) {
 #if defined(__AVX512F__)

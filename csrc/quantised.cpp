@@ -52,6 +52,14 @@ float QuantisedField::add_planes(const RendererTensors& tensors) {
     for (int64_t i = 0; i < n; ++i) range = std::max(range, std::fabs(from_half(plane.nodes[i])));
   }
   const float scale = kNodeTop / std::max(range, 1e-6f);
+  const auto n_quads = [](const NodePlane& plane) {
+    const int64_t n_blocks = (plane.n - 1 + QUAD_BLOCK - 1) / QUAD_BLOCK;
+    return n_blocks * n_blocks * QUAD_BLOCK * QUAD_BLOCK;
+  };
+  int64_t n_all = 0;
+  for (const NodePlane& plane : tensors.planes) n_all += tensors.n_channels * n_quads(plane);
+  quads_ = LargePages<uint64_t>(n_all);
+  uint64_t* quads = quads_.data();
   for (int level = 0; level < n_levels; ++level) {
     for (int p = 0; p < kPlanes; ++p) {
       const NodePlane& plane = tensors.planes[p * n_levels + level];
@@ -62,7 +70,6 @@ float QuantisedField::add_planes(const RendererTensors& tensors) {
                        [&](uint16_t half) { return static_cast<int16_t>(std::lrint(from_half(half) * scale)); });
         const int cells = plane.n - 1;
         const int n_blocks = (cells + QUAD_BLOCK - 1) / QUAD_BLOCK;
-        auto& quads = quads_.emplace_back(static_cast<size_t>(n_blocks) * n_blocks * QUAD_BLOCK * QUAD_BLOCK);
         for (int v = 0; v < cells; ++v) {
           for (int u = 0; u < cells; ++u) {
             const int16_t* at = nodes.data() + static_cast<int64_t>(v) * plane.n + u;
@@ -70,7 +77,8 @@ float QuantisedField::add_planes(const RendererTensors& tensors) {
             std::memcpy(&quads[place_of_row(v, n_blocks) + place_in_row(u)], quad, sizeof quad);
           }
         }
-        planes_.push_back({quads.data(), n_blocks, plane.scale});
+        planes_.push_back({quads, n_blocks, plane.scale});
+        quads += n_quads(plane);
       }
     }
   }

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "large_pages.h"
 #include "quantised_net.h"
 
 namespace synctalk {
@@ -34,7 +35,7 @@ class QuantisedField {
   ByteLayer add_byte_layer(const Matrix&, float in_scale, float out_scale);
   QuantisedLayer add_layer(const Matrix&, const std::vector<float>& column_scales, float out_scale);
 
-  std::vector<std::vector<uint64_t>> quads_;
+  LargePages<uint64_t> quads_;
   std::vector<QuadPlane> planes_;
   std::vector<std::vector<int32_t>> weights_;
   std::vector<std::vector<float>> colour_scales_, byte_scales_;
