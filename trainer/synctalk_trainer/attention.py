@@ -44,6 +44,8 @@ def mask_gates(field: Field, nose_height_m: float) -> None:
     with torch.no_grad():
         nodes = level.resolution**2
         field.tables[0, :nodes, 0] = ramp.repeat_interleave(level.resolution)  # plane xy, row by row
+        for layer in (first, field.density[0]):
+            layer[:, 0] = 0.0  # the ramp is a hundred times larger than what the others begin with
         first[[_ABOVE, _BELOW]] = 0.0
         first[_ABOVE, 0], first[_BELOW, 0] = 1.0, -1.0
         second[:, [_ABOVE, _BELOW]] = 0.0

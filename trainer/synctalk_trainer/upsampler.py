@@ -33,7 +33,8 @@ Float = NDArray[np.float32]
 
 FILE, FIGURES = "upsampler.safetensors", "upsampler.json"
 
-_FRAMES = 400
+_FRAMES, _LEAST_FRAMES = 1000, 100
+"""Half-size pictures to learn from: as many as half of the minutes asked for allow. More of them generalise better."""
 _JUDGED = 50
 _PATCH = 64
 """Side of a training patch, half-size pixels."""
@@ -91,12 +92,7 @@ def train_upsampler(
             f"frames of {camera.width} x {camera.height} pixels have no half: prepare the clip with an even --size"
         )
     train, held = split(run.dataset.takes, run.dataset.n_frames, run.settings.holdout, run.dataset.valid)
-    examples = []
-    chosen = _spread(train, _FRAMES)
-    for i, frame in enumerate(chosen):
-        on_progress("half-size pictures", i / len(chosen))
-        if (example := _example(run, int(frame))) is not None:
-            examples.append(example)
+    examples = _examples(run, train, 30 * minutes, on_progress)
     if not examples:
         raise TrainingError("no training frame shows a head: train the run longer")
     torch.manual_seed(run.settings.seed)
@@ -147,6 +143,23 @@ def _half(run: Run, frame: int) -> Float:
         torch.from_numpy(run.expression[frame]),
         torch.from_numpy(run.appearance_of(frame)),
     )
+
+
+def _examples(
+    run: Run, train: NDArray[np.int64], seconds: float, on_progress: Callable[[str, float], None]
+) -> list[_Example]:
+    """Frames from all over the clip, until the time is used up."""
+    chosen = np.random.default_rng(run.settings.seed).permutation(_spread(train, _FRAMES))
+    examples = []
+    began = time.monotonic()
+    for i, frame in enumerate(chosen.tolist()):
+        gone = time.monotonic() - began
+        if gone > seconds and i >= _LEAST_FRAMES:
+            break
+        on_progress("half-size pictures", max(i / len(chosen), min(1.0, gone / seconds)))
+        if (example := _example(run, frame)) is not None:
+            examples.append(example)
+    return examples
 
 
 def _example(run: Run, frame: int) -> _Example | None:
