@@ -1,6 +1,6 @@
 """Everything that is measured on a GPU: gpu_benchmark.py AVATAR FOLDER.
 
-Prints one table and writes FOLDER/<gpu>.json: training operators, the renderer of native-cuda for one picture and for
+Prints tables and writes FOLDER/<gpu>.json: training operators, the renderer of native-cuda for one picture and for
 batches, and all backends end to end. Beside each time of a kernel stands its roof: the bytes that it cannot do without
 at the rate of a plain copy, or its multiply-adds at that of a large product of matrices, whichever takes longer.
 """
@@ -12,10 +12,11 @@ import platform
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from gpu_backends import backend_rows, requests
+from gpu_backends import backend_rows, requests, table
 from gpu_operators import grid_rows, ray_rows
 from gpu_roof import Machine, Work, measured_machine, row
 from synctalk import _native
@@ -79,7 +80,7 @@ def main() -> None:
         raise SystemExit(f"gpu_benchmark: {reason}; or run scripts/gpu_check.sh")
     bundle, machine = open_bundle(avatar), measured_machine()
     spec = bundle.manifest.spec.field
-    report = {
+    report: dict[str, Any] = {
         "schema": 1,
         "gpu": torch.cuda.get_device_name(),
         "synctalk": __version__,
@@ -91,8 +92,9 @@ def main() -> None:
         "multiply_adds_per_s": round(machine.multiply_adds_per_s),
         "operators": printed(grid_rows(spec.grid, machine) + ray_rows(spec, machine)),
         "renderer": printed(renderer_rows(bundle, machine)),
-        "backends": printed(backend_rows(bundle)),
+        "backends": backend_rows(bundle),
     }
+    print(table(report["backends"]))
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{str(report['gpu']).lower().replace(' ', '-')}.json"
     temporary = path.with_suffix(".json.new")

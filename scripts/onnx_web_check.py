@@ -1,6 +1,6 @@
 """Do the ONNX files of a bundle run in a browser? onnx_web_check.py AVATAR [FOLDER].
 
-Runs `audio.onnx`, `head.onnx` and `colour.onnx` (and `head.fp16.onnx` where it is there) in onnxruntime-web (WebAssembly,
+Runs `audio.onnx`, `head.onnx` and `colour.onnx` (and `head.fp16.onnx`, `upsampler.onnx` where they are there) in onnxruntime-web (WebAssembly,
 one thread) inside headless Chromium, and compares with ONNX Runtime for Python. FOLDER: where
 `npm ci --prefix FOLDER --ignore-scripts` put the package, scripts/onnx_web unless given.
 """
@@ -24,7 +24,9 @@ sys.path.insert(0, str(HERE.parent / "tests"))
 
 from chromium import CHROMIUM, Chromium  # noqa: E402
 
-ROWS = {"audio.onnx": 16, "head.onnx": 4096, "head.fp16.onnx": 4096, "colour.onnx": 4096}
+ROWS = {"audio.onnx": 16, "head.onnx": 4096, "head.fp16.onnx": 4096, "colour.onnx": 4096, "upsampler.onnx": 2}
+SIDES = {"H": 96, "W": 80}
+"""Of pictures."""
 REPEATS = 5
 LARGEST = 1e-3
 """Allowed of the largest value, or of 1 where all are smaller; float16 is compared with itself."""
@@ -34,7 +36,8 @@ def inputs_of(session: Any, n_rows: int) -> dict[str, np.ndarray]:
     """Random inputs in the ranges that the models are made for."""
     generator = np.random.default_rng(0)
     return {
-        one.name: generator.random((n_rows, *one.shape[1:]), np.float32) * (2 if "mel" in one.name else 1)
+        one.name: generator.random((n_rows, *(SIDES.get(axis, axis) for axis in one.shape[1:])), np.float32)
+        * (2 if "mel" in one.name else 1)
         for one in session.get_inputs()
     }
 

@@ -45,11 +45,6 @@ class HostBuffer:
         stream.do(lambda: ctypes.memmove(values.ctypes.data, self.address, values.nbytes))
 
 
-class HostPinned:
-    def __init__(self, shape: tuple[int, ...]) -> None:
-        self.values = np.zeros(shape, np.float32)
-
-
 class HostGraph:
     def __init__(self, work: list[Callable[[], None]]) -> None:
         self.work, self.n_launches = work, 0
@@ -68,17 +63,12 @@ class HostDevice:
         self.buffers: list[HostBuffer] = []
         self.graphs: list[HostGraph] = []
 
-    def stream(self) -> HostStream:
-        stream = HostStream(len(self.streams) + 1)
-        self.streams[stream.handle] = stream
-        return stream
+    def stream(self, handle: int) -> HostStream:
+        return self.streams.setdefault(handle, HostStream(handle))
 
     def buffer(self, n_bytes: int) -> HostBuffer:
         self.buffers.append(HostBuffer(n_bytes))
         return self.buffers[-1]
-
-    def pinned(self, shape: tuple[int, ...]) -> HostPinned:
-        return HostPinned(shape)
 
     def capture(self, stream: HostStream, work: Callable[[], None]) -> HostGraph:
         stream.captured = []

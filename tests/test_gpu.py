@@ -36,7 +36,11 @@ def test_sound_machine_has_nothing_to_complain_of() -> None:
         ({"driver": "550.90"}, "NVIDIA driver", "older than 580"),
         ({"compute_capability": 70, "native_devices": 0}, "compute capability", "7.0"),
         ({"native_devices": 0}, "CUDA kernels", "CUDAARCHS=89-real"),
-        ({"native_cuda": "no kernels: build with CUDAARCHS=89-real"}, "backend native-cuda", "CUDAARCHS"),
+        (
+            {"native_cuda": "no kernels: build with CUDAARCHS=89-real"},
+            "backends native-cuda and tensorrt",
+            "CUDAARCHS",
+        ),
         ({"onnxruntime_gpu": ""}, "onnxruntime-gpu", "pip install onnxruntime-gpu"),
         ({"has_cudnn": False}, "cuDNN 9", "nvidia-cudnn-cu13"),
         ({"tensorrt": ""}, "TensorRT", "synctalk[tensorrt]"),

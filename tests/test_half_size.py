@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from pathlib import Path
 
@@ -12,13 +13,14 @@ import torch
 from synctalk.avatar import Avatar
 from synctalk.backends import HeadRequest, create_backend
 from synctalk.backends.half_size import HalfSize, half_sized
+from synctalk.backends.onnx_runtime import onnx_upsampler
+from synctalk.backends.sessions import open_session
 from synctalk.bundle import open_bundle
 from synctalk.errors import BackendError, BundleError
 from synctalk.manifest import Manifest
 from synctalk.spec import Spec, UpsamplerSpec, preset
 from synctalk_export.export import export_bundle
 from synctalk_export.parity import Check
-from synctalk_export.subject import Subject
 from synctalk_trainer.dataset import Dataset
 from synctalk_trainer.run import Settings, load_run
 from synctalk_trainer.scene import Scene
@@ -26,10 +28,8 @@ from synctalk_trainer.train import start
 from synctalk_trainer.upsampler import Upsampler, load_upsampler, train_upsampler
 from test_upsampler import applied, picture
 from tiny_dataset import write_tiny_dataset
-from tiny_subject import tiny_subject
+from tiny_subject import UPSAMPLER_FIGURES, tiny_subject, upsampled_subject
 from tolerances import UPSAMPLER
-
-GOOD = {"full": {"psnr_full": 30.0, "psnr_head": 28.0}, "half": {"psnr_full": 30.1, "psnr_head": 27.8}}
 
 
 def test_torch_and_native_are_the_same_function() -> None:
@@ -51,22 +51,11 @@ def test_a_spec_with_an_upsampler_survives_json_and_one_without_reads_as_before(
         Spec.from_dict(plain.to_dict() | {"upsampler": {"width": 16}})
 
 
-def _subject(figures: dict[str, dict[str, float]]) -> Subject:
-    """A small subject with an upsampler that adds nothing yet."""
-    subject = tiny_subject()
-    network = Upsampler(UpsamplerSpec()).requires_grad_(False)
-    spec = dataclasses.replace(subject.spec, upsampler=network.spec)
-    return dataclasses.replace(subject, spec=spec, upsampler=network, upsampler_figures=figures)
-
-
 @pytest.fixture(scope="module")
 def bundle_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle with an upsampler."""
-    subject = _subject(GOOD)
-    assert subject.upsampler is not None
-    torch.nn.init.normal_(subject.upsampler.weights[-1], std=0.02)
     path = tmp_path_factory.mktemp("half") / "tiny.avatar"
-    export_bundle(subject, path)
+    export_bundle(upsampled_subject(), path)
     return path
 
 
@@ -94,6 +83,35 @@ def test_half_detail_is_the_small_head_upsampled(bundle_path: Path) -> None:
     assert np.abs(half.render_head(request) - reference.upsampled(small, weights)).max() < UPSAMPLER
 
 
+def test_upsampler_onnx_is_the_same_function_for_pictures_of_any_number_and_size(bundle_path: Path) -> None:
+    bundle = open_bundle(bundle_path)
+    session = open_session(bundle, "upsampler.onnx", ["CPUExecutionProvider"])
+    design = bundle.manifest.spec.upsampler
+    assert design is not None
+    (one,), (out,) = session.get_inputs(), session.get_outputs()
+    assert {one.name: tuple(one.shape)} == design.inputs and {out.name: tuple(out.shape)} == design.outputs
+    weights = [np.asarray(bundle.tensors[f"upsampler.{i}"]) for i in range(design.layers)]
+    for size in ((21, 18), (8, 40), (1, 1)):
+        small = np.stack([picture(*size), picture(*size)[::-1]])
+        (head,) = session.run(["head"], {"small": small})
+        for i in range(2):
+            assert np.abs(head[i] - applied(weights, np.ascontiguousarray(small[i]))).max() < UPSAMPLER
+    properties = session.get_modelmeta().custom_metadata_map
+    assert properties["synctalk.spec"] == bundle.manifest.spec.digest
+
+
+def test_onnxruntime_enlarges_with_upsampler_onnx(bundle_path: Path) -> None:
+    bundle, request = open_bundle(bundle_path), _request(bundle_path)
+    half = create_backend("onnxruntime", bundle, detail="half").render_head(request)
+    small = create_backend("onnxruntime", bundle).render_head(half_sized(request))
+    np.testing.assert_array_equal(half, onnx_upsampler(bundle)(small))
+    without = copy.copy(bundle)  # as bundles were before
+    files = {name: entry for name, entry in bundle.manifest.files.items() if name != "upsampler.onnx"}
+    without.manifest = dataclasses.replace(bundle.manifest, files=files)
+    native = create_backend("onnxruntime", without, precision="float32", detail="half").render_head(request)
+    assert 0 < np.abs(native - half).max() < UPSAMPLER
+
+
 def test_bytes_upsample_where_they_are_good_enough(
     bundle_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -108,7 +126,7 @@ def test_bytes_upsample_where_they_are_good_enough(
 
     failed = Check("heads: upsampler float32 - int8", 0.5, 55.0, 20.0)
     monkeypatch.setattr("synctalk_export.export.upsampler_int8_check", lambda *_: failed)
-    export_bundle(_subject(GOOD), tmp_path / "coarse.avatar")
+    export_bundle(upsampled_subject(), tmp_path / "coarse.avatar")
     assert not open_bundle(tmp_path / "coarse.avatar").tensors["upsampler.ranges"].any()
 
 
@@ -127,8 +145,9 @@ def test_auto_takes_half_where_it_can(bundle_path: Path, tmp_path: Path) -> None
 
 
 def test_an_upsampler_that_costs_too_much_stays_out(tmp_path: Path) -> None:
-    bad = {"full": GOOD["full"], "half": {"psnr_full": 30.0, "psnr_head": 27.5}}
-    done = export_bundle(_subject(bad), tmp_path / "tiny.avatar")
+    bad = {"full": UPSAMPLER_FIGURES["full"], "half": {"psnr_full": 30.0, "psnr_head": 27.5}}
+    subject = dataclasses.replace(upsampled_subject(), upsampler_figures=bad)
+    done = export_bundle(subject, tmp_path / "tiny.avatar")
     assert done.manifest.spec.upsampler is None
     assert [check.what for check in done.checks if not check.passed] == [
         "held-out frames: dB lost at half size"

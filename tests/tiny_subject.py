@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from synctalk.geometry import Camera
 from synctalk.manifest import Placement
-from synctalk.spec import Spec, preset
+from synctalk.spec import Spec, UpsamplerSpec, preset
 from synctalk_export.subject import Subject
 from synctalk_trainer.modules import Avatar
+from synctalk_trainer.upsampler import Upsampler
 
 SIZE, N_FRAMES = 64, 60
 
@@ -70,4 +71,24 @@ def tiny_subject(spec: Spec | None = None, seed: int = 0) -> Subject:
         plates=np.broadcast_to(background, (N_FRAMES, SIZE, SIZE, 3)),
         background=background,
         training={"preset": spec.name, "steps": 0},
+    )
+
+
+UPSAMPLER_FIGURES = {
+    "full": {"psnr_full": 30.0, "psnr_head": 28.0},
+    "half": {"psnr_full": 30.1, "psnr_head": 27.8},
+}
+"""Of an upsampler that is good enough."""
+
+
+def upsampled_subject() -> Subject:
+    """The same with an upsampler."""
+    subject = tiny_subject()
+    network = Upsampler(UpsamplerSpec()).requires_grad_(False)
+    torch.nn.init.normal_(network.weights[-1], std=0.02)
+    return dataclasses.replace(
+        subject,
+        spec=dataclasses.replace(subject.spec, upsampler=network.spec),
+        upsampler=network,
+        upsampler_figures=UPSAMPLER_FIGURES,
     )

@@ -19,7 +19,7 @@ from synctalk.manifest import Frame, Manifest
 from synctalk_trainer.upsampler import Upsampler
 
 from .calibrate import activation_ranges, half_size_heads, upsampler_ranges
-from .onnx_models import audio_model, colour_model, head_model
+from .onnx_models import audio_model, colour_model, head_model, upsampler_model
 from .parity import (
     Check,
     check_parity,
@@ -104,6 +104,8 @@ def export_bundle(
         "head.onnx": head_model(subject.field, planes, subject.spec, packed),
         "colour.onnx": colour_model(subject.field, subject.spec),
     }
+    if subject.upsampler is not None:
+        members["upsampler.onnx"] = upsampler_model(subject.upsampler, subject.spec)
     say(f"plate: frames {first} to {end - 1}")
     members["plate.mp4"] = encode_plate(iter(subject.plates[first:end]), subject.spec.fps, options.crf)
     members["background.png"] = encode_png(subject.background)

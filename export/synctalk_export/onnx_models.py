@@ -16,12 +16,13 @@ from synctalk.errors import ExportError
 from synctalk.spec import PLANES, Spec
 from synctalk.tensorrt.plugin import NAMESPACE
 from synctalk_trainer.modules import Field, KernelEncoder
+from synctalk_trainer.upsampler import Upsampler
 from torch import Tensor, nn
 
 from .plane_lookup import DOMAIN_VERSION, OPSET, PlaneLookupNode, body_of, trace
 from .speech_node import SPEECH_OPSETS, with_encoder
 
-__all__ = ["Colour", "Head", "audio_model", "colour_model", "head_model"]
+__all__ = ["Colour", "Enlarge", "Head", "audio_model", "colour_model", "head_model", "upsampler_model"]
 
 _PLANE_PREFIX = "field.plane."
 
@@ -69,6 +70,19 @@ class Colour(nn.Module):
     def forward(self, feature: Tensor, direction: Tensor, appearance: Tensor) -> Tensor:
         """feature [R, F], direction [R, 3], appearance [R, A] -> colour [R, 3]."""
         return self.field.colour_of(feature, direction, appearance)
+
+
+class Enlarge(nn.Module):
+    """An upsampler of pictures whose channels come last, as renderers give them."""
+
+    def __init__(self, upsampler: Upsampler) -> None:
+        super().__init__()
+        self.upsampler = upsampler
+
+    def forward(self, small: Tensor, *others: Tensor) -> Tensor:
+        """small [N, H, W, 4], and what else the upsampler takes -> head [N, 2 H, 2 W, 4]."""
+        enlarged: Tensor = self.upsampler(small.permute(0, 3, 1, 2), *others)
+        return enlarged.permute(0, 2, 3, 1)
 
 
 def _buffer_name(tensor_name: str) -> str:
@@ -127,6 +141,24 @@ def audio_model(audio: nn.Module, spec: Spec) -> bytes:
     model = with_encoder(_traced(audio, inputs, ("condition",), "N", spec, SPEECH_OPSETS), speech)
     _label(model, spec)
     return _serialised(model, "audio.onnx")
+
+
+def upsampler_model(upsampler: Upsampler, spec: Spec) -> bytes:
+    """``upsampler.onnx``."""
+    design = upsampler.spec
+    sizes = {"N": 2, "H": 6, "W": 8}
+    inputs = {
+        name: torch.rand(*(axis if isinstance(axis, int) else sizes[axis] for axis in shape))
+        for name, shape in design.inputs.items()
+    }
+    axes = {
+        name: {i: axis for i, axis in enumerate(shape) if isinstance(axis, str)}
+        for name, shape in {**design.inputs, **design.outputs}.items()
+    }
+    names, module = list(design.outputs), Enlarge(upsampler).eval()
+    model = trace(module, tuple(inputs.values()), list(inputs), names, axes)
+    _label(model, spec)
+    return _serialised(model, "upsampler.onnx")
 
 
 def _traced(

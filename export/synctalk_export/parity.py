@@ -19,6 +19,7 @@ from synctalk.bundle import TENSORS, Bundle
 from synctalk.errors import ExportError
 from synctalk_trainer.modules import Field
 
+from .onnx_models import Enlarge, upsampler_model
 from .subject import Subject
 
 __all__ = [
@@ -127,23 +128,36 @@ def half_check(bundle: Bundle, head_model: bytes, half: Sequence[str]) -> Check:
 
 
 def upsampler_checks(subject: Subject, seed: int = 0) -> list[Check]:
-    """The native upsampler against PyTorch's, and what it lost on held-out frames; one that fails is not offered.
+    """The upsampler in ONNX Runtime and in the native module against PyTorch, and what it lost on held-out frames; one
+    that fails is not offered.
 
     Empty where the subject has no upsampler.
     """
     if subject.upsampler is None:
         return []
-    generator = np.random.default_rng(seed)
-    small = generator.random((48, 56, 4), np.float32)
-    small[generator.random((48, 56)) < 0.5] = 0.0
+    design, generator = subject.upsampler.spec, np.random.default_rng(seed)
+    sizes = {"N": 2, "H": 48, "W": 56}
+    feed = {
+        name: generator.random([axis if isinstance(axis, int) else sizes[axis] for axis in shape], np.float32)
+        for name, shape in design.inputs.items()
+    }
+    small = feed[next(iter(feed))]  # the picture comes first
+    small[generator.random(small.shape[:3]) < 0.5] = 0.0
     with torch.no_grad():
-        exact = subject.upsampler(torch.from_numpy(small).permute(2, 0, 1)[None])[0].permute(1, 2, 0).numpy()
+        exact = Enlarge(subject.upsampler)(*(torch.from_numpy(values) for values in feed.values())).numpy()
+    model = open_model(
+        upsampler_model(subject.upsampler, subject.spec), b"", ["CPUExecutionProvider"], "upsampler"
+    )
+    (onnx,) = model.run(list(design.outputs), feed)
+    upsampler = _native.Upsampler([weight.detach().numpy() for weight in subject.upsampler.weights])
     native = np.empty_like(exact, order="C")
-    _native.Upsampler([weight.detach().numpy() for weight in subject.upsampler.weights]).apply(small, native)
+    for picture, out in zip(small, native, strict=True):
+        upsampler.apply(picture, out)
     scores = subject.upsampler_figures
     loss = max(scores["full"][region] - scores["half"][region] for region in ("psnr_full", "psnr_head"))
     return [
-        Check("upsampler: torch - native", float(np.abs(exact - native).max()), _COLOUR_TOLERANCE),
+        Check("upsampler: torch - onnx", _max_abs(exact, onnx), _COLOUR_TOLERANCE),
+        Check("upsampler: torch - native", _max_abs(exact, native), _COLOUR_TOLERANCE),
         Check("held-out frames: dB lost at half size", max(0.0, loss), _UPSAMPLED_LOSS_DB),
     ]
 

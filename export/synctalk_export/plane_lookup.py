@@ -122,6 +122,7 @@ def trace(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=DeprecationWarning)  # of the exporter, and inside it
         warnings.filterwarnings("ignore", category=TracerWarning)
+        warnings.filterwarnings("ignore", "Constant folding", UserWarning)  # tried for the shapes of padding
         torch.onnx.export(
             module,
             inputs,

@@ -53,7 +53,7 @@ OPTIONAL = {"expression.range", "field.byte_reach", "field.ranges", "upsampler.r
 """Tensors that a bundle may do without."""
 MEMBERS = (TENSORS, "audio.onnx", "head.onnx", "colour.onnx", "plate.mp4", "background.png")
 """What a bundle holds beside its manifest; all are required."""
-OPTIONAL_MEMBERS = ("head.fp16.onnx",)
+OPTIONAL_MEMBERS = ("head.fp16.onnx", "upsampler.onnx")
 """What it may hold; others are refused."""
 SIGNATURE = "signature.json"
 """May be beside them (``synctalk.signing``); the manifest, which it signs, does not list it."""

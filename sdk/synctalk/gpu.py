@@ -91,7 +91,7 @@ def complaints(facts: GpuFacts) -> Iterator[tuple[str, str]]:
             f"CUDAARCHS={facts.compute_capability}-real pip install --force-reinstall synctalk",
         )
     elif facts.native_cuda:
-        yield "backend native-cuda", facts.native_cuda
+        yield "backends native-cuda and tensorrt", facts.native_cuda
     yield from _missing_packages(facts)
 
 
@@ -107,8 +107,7 @@ def _missing_packages(facts: GpuFacts) -> Iterator[tuple[str, str]]:
     elif not facts.plugin:
         yield (
             "TensorRT plugin",
-            "no library: look-ups go through Python, or without CUDA kernels as TensorRT's own layers, slower: build "
-            "with TENSORRT_INCLUDE_DIR (docs/gpu.md)",
+            "no library: look-ups go through Python, slower: build with TENSORRT_INCLUDE_DIR (docs/gpu.md)",
         )
     if not facts.cuda_python:
         yield "cuda-python", "for --backend tensorrt: pip install 'synctalk[gpu]'"

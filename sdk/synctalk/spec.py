@@ -250,6 +250,16 @@ class UpsamplerSpec:
         widths = [4, *[self.width] * (self.layers - 1), 16]
         return tuple((n_out, n_in, 3, 3) for n_in, n_out in itertools.pairwise(widths))
 
+    @property
+    def inputs(self) -> dict[str, tuple[str | int, ...]]:
+        """Inputs of ``upsampler.onnx``, the picture first: float32; letters are free axes."""
+        return {"small": ("N", "H", "W", 4)}
+
+    @property
+    def outputs(self) -> dict[str, tuple[str | int, ...]]:
+        """Outputs of ``upsampler.onnx``."""
+        return {"head": ("N", "2H", "2W", 4)}
+
 
 @dataclass(frozen=True)
 class Spec:

@@ -91,6 +91,8 @@ class BackendEntry:
     """bundle, device (one of ``DEVICES``), threads, precision (one of ``PRECISIONS``). Raises: BackendError."""
     why_not: Callable[[str], str | None]
     """device -> why this backend cannot work there, with what to do, or None where it can."""
+    create_half: Callable[[Bundle, str, int | None, str], Backend] | None = None
+    """The same for heads at half the size, where the backend runs ``upsampler.onnx``; else the native module enlarges."""
     is_fast: bool = False
     """Whether rays are so cheap that ``auto`` renders heads at full size."""
 
@@ -129,6 +131,14 @@ def _create_onnxruntime(bundle: Bundle, device: str, threads: int | None, precis
     return OnnxRuntime(bundle, device, threads)
 
 
+def _create_half_onnxruntime(bundle: Bundle, device: str, threads: int | None, precision: str) -> Backend:
+    from .half_size import HalfSize
+    from .onnx_runtime import onnx_upsampler
+
+    whole = _create_onnxruntime(bundle, device, threads, precision)
+    return HalfSize(whole, onnx_upsampler(bundle, device))
+
+
 def _why_not_onnxruntime(device: str) -> str | None:
     from .onnx_runtime import why_not
 
@@ -138,7 +148,13 @@ def _why_not_onnxruntime(device: str) -> str | None:
 def _create_tensorrt(bundle: Bundle, device: str, threads: int | None, precision: str) -> Backend:
     from .tensor_rt import TensorRT
 
-    return TensorRT(bundle, device, threads, precision)
+    return TensorRT(bundle, device, precision)
+
+
+def _create_half_tensorrt(bundle: Bundle, device: str, threads: int | None, precision: str) -> Backend:
+    from .tensor_rt import TensorRT
+
+    return TensorRT(bundle, device, precision, is_half=True)
 
 
 def _why_not_tensorrt(device: str) -> str | None:
@@ -150,8 +166,8 @@ def _why_not_tensorrt(device: str) -> str | None:
 BACKENDS: tuple[BackendEntry, ...] = (
     BackendEntry("native-cuda", _create_native_cuda, _why_not_native_cuda, is_fast=True),
     BackendEntry("native-cpu", _create_native_cpu, _why_not_native_cpu),
-    BackendEntry("onnxruntime", _create_onnxruntime, _why_not_onnxruntime),
-    BackendEntry("tensorrt", _create_tensorrt, _why_not_tensorrt, is_fast=True),
+    BackendEntry("onnxruntime", _create_onnxruntime, _why_not_onnxruntime, _create_half_onnxruntime),
+    BackendEntry("tensorrt", _create_tensorrt, _why_not_tensorrt, _create_half_tensorrt, is_fast=True),
 )
 """All backends; ``auto`` takes the first that works."""
 
@@ -182,10 +198,12 @@ def create_backend(
         raise BackendError(f"unknown detail {detail!r}: choose {', '.join(DETAILS)}")
 
     def create(entry: BackendEntry) -> Backend:
-        backend = entry.create(bundle, device, threads, precision)
         is_half = detail == "half" or (
             detail == "auto" and bundle.manifest.spec.upsampler is not None and not entry.is_fast
         )
+        if is_half and entry.create_half is not None and "upsampler.onnx" in bundle.manifest.files:
+            return entry.create_half(bundle, device, threads, precision)
+        backend = entry.create(bundle, device, threads, precision)
         return _half_size(backend, bundle, precision) if is_half else backend
 
     if name != "auto":
@@ -209,9 +227,9 @@ def create_backend(
 
 
 def _half_size(backend: Backend, bundle: Bundle, precision: str) -> Backend:
-    from .half_size import HalfSize
+    from .half_size import HalfSize, native_upsampler
 
-    return HalfSize(backend, bundle, precision)
+    return HalfSize(backend, native_upsampler(bundle, precision))
 
 
 def _entry(name: str, table: tuple[BackendEntry, ...]) -> BackendEntry:

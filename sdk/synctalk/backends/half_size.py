@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,12 +11,15 @@ from numpy.typing import NDArray
 from synctalk import _native
 from synctalk.bundle import Bundle
 from synctalk.errors import BackendError
+from synctalk.spec import UpsamplerSpec
 
 from . import Backend, HeadRequest
 
-__all__ = ["HalfSize", "half_sized"]
+__all__ = ["Enlarge", "HalfSize", "half_sized", "native_upsampler", "upsampler_design"]
 
 Float = NDArray[np.float32]
+Enlarge = Callable[[Float], Float]
+"""Premultiplied RGBA [H, W, 4] -> [2 H, 2 W, 4] in 0..1."""
 
 
 def half_sized(request: HeadRequest) -> HeadRequest:
@@ -24,24 +28,45 @@ def half_sized(request: HeadRequest) -> HeadRequest:
     return dataclasses.replace(request, camera=camera.resized(camera.width // 2, camera.height // 2))
 
 
+def upsampler_design(bundle: Bundle) -> UpsamplerSpec:
+    """Of a bundle's upsampler. Raises: BackendError: it has none."""
+    design = bundle.manifest.spec.upsampler
+    if design is None:
+        raise BackendError(
+            "detail half: this bundle has no upsampler; train one (synctalk train-upsampler RUN) and export again, "
+            "or use detail auto"
+        )
+    return design
+
+
+def native_upsampler(bundle: Bundle, precision: str = "auto") -> Enlarge:
+    """A bundle's upsampler in the native module: in 8-bit integers where export found them good enough, unless precision
+    is float32. Raises: BackendError: it has none."""
+    design = upsampler_design(bundle)
+    weights = [bundle.tensors[f"upsampler.{i}"] for i in range(design.layers)]
+    ranges = [float(value) for value in bundle.tensors.get("upsampler.ranges", ())]
+    is_exact = precision == "float32" or not any(ranges)
+    upsampler = _native.Upsampler(weights, [] if is_exact else ranges)
+
+    def enlarge(small: Float) -> Float:
+        height, width, _ = small.shape
+        head = np.empty((2 * height, 2 * width, 4), np.float32)
+        upsampler.apply(np.ascontiguousarray(small, np.float32), head)
+        return head
+
+    return enlarge
+
+
 class HalfSize:
     """Another backend's head, at half the size, upsampled."""
 
-    def __init__(self, whole: Backend, bundle: Bundle, precision: str = "auto") -> None:
-        """whole: renders heads of any size; precision: float32 forces the upsampler to it, which else computes in 8-bit
-        integers where export found that good enough. Raises: BackendError: the bundle has no upsampler."""
-        design = bundle.manifest.spec.upsampler
-        if design is None:
-            raise BackendError(
-                "detail half: this bundle has no upsampler; train one (synctalk train-upsampler RUN) and export again, "
-                "or use detail auto"
-            )
+    detail = "half"
+
+    def __init__(self, whole: Backend, enlarge: Enlarge) -> None:
+        """whole: renders heads of any size."""
         self.name = whole.name
         self.whole = whole
-        weights = [bundle.tensors[f"upsampler.{i}"] for i in range(design.layers)]
-        ranges = [float(value) for value in bundle.tensors.get("upsampler.ranges", ())]
-        is_exact = precision == "float32" or not any(ranges)
-        self._upsampler = _native.Upsampler(weights, [] if is_exact else ranges)
+        self._enlarge = enlarge
 
     def condition(self, windows: Float) -> Float:
         """Mel windows [N, taps, mels, columns] -> condition [N, C]."""
@@ -49,8 +74,4 @@ class HalfSize:
 
     def render_head(self, request: HeadRequest) -> Float:
         """The head alone: premultiplied RGBA [H, W, 4] in 0..1; H and W are even."""
-        camera = request.camera
-        small = self.whole.render_head(half_sized(request))
-        rgba = np.empty((camera.height, camera.width, 4), np.float32)
-        self._upsampler.apply(np.ascontiguousarray(small, np.float32), rgba)
-        return rgba
+        return self._enlarge(self.whole.render_head(half_sized(request)))

@@ -18,7 +18,7 @@ from . import HeadRequest
 from .renderer_tensors import renderer_tensors
 from .sessions import AudioNetwork, why_no_onnxruntime
 
-__all__ = ["NativeCuda", "batch_of", "why_not"]
+__all__ = ["NativeCuda", "batch_of", "size_of", "why_not"]
 
 Float = NDArray[np.float32]
 
@@ -33,7 +33,7 @@ def why_not(device: str) -> str | None:
         return (
             f"the native module does not load ({error}): install synctalk again, with a C++ compiler at hand"
         )
-    if not hasattr(_native, "CudaRenderer"):
+    if not hasattr(_native, "CudaStages"):
         return "the native module was built without CUDA: with nvcc at hand, SYNCTALK_CUDA=ON pip install synctalk"
     return _native.cuda_why_not() or why_no_onnxruntime()
 
@@ -96,14 +96,20 @@ class NativeCuda:
 
         Raises: ValueError: no requests, cameras of several sizes, or plates that do not fit. BackendError: CUDA failed.
         """
-        sizes = {(request.camera.width, request.camera.height) for request in requests}
-        if len(sizes) != 1:
-            raise ValueError(f"requests: expected pictures of one size, got {sorted(sizes)}")
-        ((width, height),) = sizes
+        width, height = size_of(requests)
         try:
             return self._renderer.render(batch_of(requests), width, height, plates, stream)
         except RuntimeError as error:
             raise BackendError(f"native-cuda: {error}") from error
+
+
+def size_of(requests: Sequence[HeadRequest]) -> tuple[int, int]:
+    """Width and height of the pictures that are asked for. Raises: ValueError: there are none, or of several sizes."""
+    sizes = {(request.camera.width, request.camera.height) for request in requests}
+    if len(sizes) != 1:
+        raise ValueError(f"requests: expected pictures of one size, got {sorted(sizes)}")
+    (size,) = sizes
+    return size
 
 
 def batch_of(requests: Sequence[HeadRequest]) -> Any:

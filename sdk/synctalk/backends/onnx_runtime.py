@@ -16,9 +16,10 @@ from synctalk.rows import Feed, Lane, RowBatcher, bucket_sizes
 from . import HeadRequest
 from .bound import BoundSession
 from .field_march import FieldMarcher
+from .half_size import Enlarge
 from .sessions import AudioNetwork, Providers, cuda_graphs, open_session, usable_cpus, why_no_onnxruntime
 
-__all__ = ["OnnxRuntime", "why_not"]
+__all__ = ["OnnxRuntime", "onnx_upsampler", "why_not"]
 
 Float = NDArray[np.float32]
 
@@ -87,6 +88,17 @@ class OnnxRuntime:
         return self._colours_of({"feature": feature, "direction": direction, "appearance": appearance})[
             "colour"
         ]
+
+
+def onnx_upsampler(bundle: Bundle, device: str = "cpu") -> Enlarge:
+    """``upsampler.onnx`` on a device. Raises: BundleError: a model that does not load."""
+    session = open_session(bundle, "upsampler.onnx", _providers(device))
+
+    def enlarge(small: Float) -> Float:
+        head: Float = session.run(["head"], {"small": np.ascontiguousarray(small[None], np.float32)})[0][0]
+        return head
+
+    return enlarge
 
 
 def _providers(device: str) -> Providers:

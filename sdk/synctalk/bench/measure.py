@@ -99,7 +99,7 @@ def benchmark(settings: Settings, on_progress: Progress = lambda what, share: No
         "backend": backend.name,
         "device": settings.device,
         "threads": threads,
-        "detail": "half" if isinstance(backend, HalfSize) else "full",
+        "detail": getattr(backend, "detail", "full"),
         "sessions": settings.sessions,
         "size": list(avatar.size),
         **frame_figures(frame_s, settings.sessions, avatar.fps),

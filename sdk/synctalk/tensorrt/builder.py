@@ -8,11 +8,12 @@ from __future__ import annotations
 import hashlib
 import logging
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from synctalk.backends.half_size import upsampler_design
 from synctalk.bundle import TENSORS, Bundle
 from synctalk.errors import BackendError
 
@@ -20,14 +21,13 @@ from .cache import EngineCache, EngineKey, EngineOptions
 from .plugin import load_plugin
 
 __all__ = [
-    "PRECISIONS",
     "Builder",
     "EngineOptions",
     "Model",
     "Say",
     "TensorRTBuilder",
-    "best_precision",
     "engine_key",
+    "engine_precision",
     "engines_of",
     "models_of",
     "why_not",
@@ -35,10 +35,10 @@ __all__ = [
 
 _LOG = logging.getLogger(__name__)
 
-PRECISIONS = ("fp32", "fp16")
-SAMPLES_AT_ONCE = 1 << 16
-"""Rows of ``head.onnx`` for one frame's largest call; more are split."""
-RAYS_AT_ONCE = 1 << 13
+ROWS_AT_ONCE = 1 << 16
+"""Of one call for one frame: samples, or rays of deferred colour. More are split."""
+PICTURES_AT_ONCE = 16
+"""Of the upsampler."""
 
 Say = Callable[[str, float], None]
 """Told what TensorRT is doing, and how much of it is done, 0..1. May raise KeyboardInterrupt: building ends."""
@@ -46,14 +46,15 @@ Say = Callable[[str, float], None]
 
 @dataclass(frozen=True)
 class Model:
-    """One ONNX file to build, its input names and the sizes of their first axis."""
+    """One ONNX file to build: its inputs and outputs, and the sizes of their first axis."""
 
     member: str
-    inputs: tuple[tuple[str, int], ...]
-    """Name and width: all are float32 [rows, width]."""
+    inputs: tuple[tuple[str, tuple[int, ...]], ...]
+    """Name and shape of a row: all are float32 [rows, ...]."""
+    outputs: tuple[tuple[str, tuple[int, ...]], ...]
     rows: int
     """Of one frame."""
-    max_batch: int
+    max_batch: int = 1
     """Frames at once."""
 
     @property
@@ -86,29 +87,57 @@ class Builder(Protocol):
         ...
 
 
-def best_precision(bundle: Bundle) -> str:
-    """fp16 where the export found it good enough, else fp32."""
-    return "fp16" if "head.fp16.onnx" in bundle.manifest.files else "fp32"
+def engine_precision(bundle: Bundle, precision: str) -> str:
+    """``fp32`` or ``fp16`` for what a user asks for; ``auto`` is what the export found good enough.
+
+    Raises: BackendError: something else.
+    """
+    names = {"float32": "fp32", "float16": "fp16", "fp32": "fp32", "fp16": "fp16"}
+    if precision == "auto":
+        return "fp16" if "head.fp16.onnx" in bundle.manifest.files else "fp32"
+    if precision in names:
+        return names[precision]
+    why = ": int8 gains nothing on these networks (docs/gpu.md)" if precision == "int8" else ""
+    raise BackendError(
+        f"TensorRT's engines do not compute in {precision}{why}: choose --precision auto, float16 or float32"
+    )
 
 
-def models_of(bundle: Bundle, precision: str, max_batch: int = 1) -> tuple[Model, Model]:
-    """The head and the colour network of a bundle. Raises: BackendError: the precision is not to be had."""
-    if precision not in PRECISIONS:
-        raise BackendError(
-            f"precision {precision!r}: choose {' or '.join(PRECISIONS)}; int8 gains nothing on these networks "
-            "(docs/gpu.md)"
-        )
+def models_of(bundle: Bundle, precision: str, max_batch: int = 1, is_half: bool = False) -> tuple[Model, ...]:
+    """The head and the colour network of a bundle, and for heads at half the size its upsampler.
+
+    precision: ``fp32`` or ``fp16``. Raises: BackendError: that, or the upsampler, is not to be had.
+    """
     head = "head.onnx" if precision == "fp32" else "head.fp16.onnx"
     if head not in bundle.manifest.files:
         raise BackendError(
             f"{bundle.path} has no {head}: float16 was not good enough when it was exported, or it was exported by an "
-            "older version: choose fp32, or export the run again"
+            "older version: choose --precision float32, or export the run again"
         )
     field = bundle.manifest.spec.field
-    points = (("positions", 3), ("condition", field.condition), ("expression", field.expression))
-    rays = (("feature", field.feature), ("direction", 3), ("appearance", field.appearance))
-    colour_rows = RAYS_AT_ONCE if field.deferred else SAMPLES_AT_ONCE
-    return Model(head, points, SAMPLES_AT_ONCE, max_batch), Model("colour.onnx", rays, colour_rows, max_batch)
+    points = (("positions", (3,)), ("condition", (field.condition,)), ("expression", (field.expression,)))
+    values = (("log_density", ()), ("feature", (field.feature,)))
+    rays = (("feature", (field.feature,)), ("direction", (3,)), ("appearance", (field.appearance,)))
+    models = (
+        Model(head, points, values, ROWS_AT_ONCE, max_batch),
+        Model("colour.onnx", rays, (("colour", (3,)),), ROWS_AT_ONCE, max_batch),
+    )
+    return (*models, _upsampler(bundle)) if is_half else models
+
+
+def _upsampler(bundle: Bundle) -> Model:
+    """For pictures of the bundle's own size."""
+    design = upsampler_design(bundle)
+    frame = bundle.manifest.frame
+    sizes = {"H": frame.height // 2, "W": frame.width // 2, "2H": frame.height, "2W": frame.width}
+
+    def rows_of(shapes: Mapping[str, tuple[str | int, ...]]) -> tuple[tuple[str, tuple[int, ...]], ...]:
+        return tuple(
+            (name, tuple(axis if isinstance(axis, int) else sizes[axis] for axis in shape[1:]))
+            for name, shape in shapes.items()
+        )
+
+    return Model("upsampler.onnx", rows_of(design.inputs), rows_of(design.outputs), PICTURES_AT_ONCE)
 
 
 def engine_key(bundle: Bundle, model: Model, options: EngineOptions, builder: Builder) -> EngineKey:
@@ -129,9 +158,14 @@ def engine_key(bundle: Bundle, model: Model, options: EngineOptions, builder: Bu
 
 
 def engines_of(
-    bundle: Bundle, options: EngineOptions, builder: Builder, cache: EngineCache, say: Say
-) -> tuple[Any, Any]:
-    """The head's and the colour network's engine, built where the cache has none.
+    bundle: Bundle,
+    options: EngineOptions,
+    builder: Builder,
+    cache: EngineCache,
+    say: Say,
+    is_half: bool = False,
+) -> tuple[Any, ...]:
+    """The engines of ``models_of``, built where the cache has none.
 
     Raises: BackendError: the options are not to be had, or TensorRT cannot build.
     """
@@ -141,7 +175,7 @@ def engines_of(
             f"{builder.compute_capability}: build for this GPU alone"
         )
     loaded = []
-    for model in models_of(bundle, options.precision, options.max_batch):
+    for model in models_of(bundle, options.precision, options.max_batch, is_half):
         key = engine_key(bundle, model, options, builder)
         here = engine_key(bundle, model, _FOR_THIS_MACHINE, builder)  # names the measurements
 
@@ -151,8 +185,7 @@ def engines_of(
             return engine
 
         loaded.append(cache.load_or_build(key, builder.load, build))
-    head, colour = loaded
-    return head, colour
+    return tuple(loaded)
 
 
 def why_not() -> str | None:
@@ -244,8 +277,8 @@ class TensorRTBuilder:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, self._max_workspace_bytes)
         for sizes in model.profiles:
             profile = builder.create_optimization_profile()
-            for name, width in model.inputs:
-                profile.set_shape(name, *((rows, width) for rows in sizes))
+            for name, shape in model.inputs:
+                profile.set_shape(name, *((rows, *shape) for rows in sizes))
             config.add_optimization_profile(profile)
         cache = config.create_timing_cache(timing)
         config.set_timing_cache(cache, ignore_mismatch=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -18,7 +17,6 @@ __all__ = [
     "Device",
     "DeviceArray",
     "Graph",
-    "Pinned",
     "Stream",
     "why_not",
 ]
@@ -66,18 +64,18 @@ class DeviceArray:
 
 
 class Stream:
-    """A queue of work on the GPU."""
+    """A queue of work on the GPU: somebody else's, or one of its own."""
 
-    def __init__(self) -> None:
-        self.handle = 0
-        self.handle = int(_call(_runtime().cudaStreamCreate()))
+    def __init__(self, handle: int | None = None) -> None:
+        self._is_own, self.handle = handle is None, 0
+        self.handle = int(_call(_runtime().cudaStreamCreate())) if handle is None else handle
 
     def synchronise(self) -> None:
         """Wait until all that was queued is done."""
         _call(_runtime().cudaStreamSynchronize(self.handle))
 
     def __del__(self) -> None:
-        if self.handle:
+        if self._is_own and self.handle:
             _runtime().cudaStreamDestroy(self.handle)
 
 
@@ -103,23 +101,6 @@ class Buffer:
     def __del__(self) -> None:
         if self.address:
             _runtime().cudaFree(self.address)
-
-
-class Pinned:
-    """Memory of the host that the GPU copies from and to by itself: what a queued or captured copy needs."""
-
-    def __init__(self, shape: tuple[int, ...]) -> None:
-        self._address = 0
-        n_bytes, runtime = 4 * int(np.prod(shape)), _runtime()
-        self._address = int(_call(runtime.cudaHostAlloc(n_bytes, runtime.cudaHostAllocDefault)))
-        memory = memoryview((ctypes.c_byte * n_bytes).from_address(self._address))
-        self.values = np.frombuffer(memory, np.float32).reshape(shape)
-        """float32, zero at first. Not to be used after the object is gone."""
-        self.values[:] = 0
-
-    def __del__(self) -> None:
-        if self._address:
-            _runtime().cudaFreeHost(self._address)
 
 
 class Graph:
@@ -155,16 +136,15 @@ class Graph:
 class Device(Protocol):
     """What running an engine needs of a GPU."""
 
-    def stream(self) -> Stream: ...
+    def stream(self, handle: int) -> Stream: ...
     def buffer(self, n_bytes: int) -> Buffer: ...
-    def pinned(self, shape: tuple[int, ...]) -> Pinned: ...
     def capture(self, stream: Stream, work: Callable[[], None]) -> Graph: ...
 
 
 class Cuda:
     """The current GPU."""
 
-    stream, buffer, pinned, capture = Stream, Buffer, Pinned, Graph
+    stream, buffer, capture = Stream, Buffer, Graph
 
     def __init__(self) -> None:
         properties = _call(_runtime().cudaGetDeviceProperties(0))
