@@ -198,6 +198,8 @@ def _field_figures(
     requests = timed.requests
     if isinstance(backend, HalfSize):
         backend, requests = backend.whole, [half_sized(request) for request in requests]
+    elif getattr(backend, "detail", "full") == "half":
+        return figures | {"notes": {"field": "half-size heads come as a whole here: measure --detail full"}}
     try:
         progress("samples", 0.0)
         work = field_work(bundle, requests)
