@@ -221,7 +221,10 @@ struct PasteHead {
   const Rgba* heads;
   uint8_t* pictures;
 
-  SYNCTALK_HD void operator()(int64_t i) const { blend_pixel(heads[i].value, pictures + 3 * i, pictures + 3 * i); }
+  SYNCTALK_HD void operator()(int64_t i) const {
+    if (heads[i].value[3] == 0.0f) return;  // clear, whatever its colours: as paste()
+    blend_pixel(heads[i].value, pictures + 3 * i, pictures + 3 * i);
+  }
 };
 
 // Draws batches of pictures; one at a time. Pointers are of the place where it draws.
