@@ -72,7 +72,7 @@ def test_head_is_premultiplied_rgba(bundle: Bundle, name: str) -> None:
 def test_backends_agree(spec: Spec, tmp_path: Path) -> None:
     export_bundle(tiny_subject(spec), tmp_path / "x")
     bundle = open_bundle(tmp_path / "x")
-    backends = [create_backend(name, bundle, threads=1) for name in NAMES]
+    backends = [create_backend(name, bundle, threads=1, precision="float32") for name in NAMES]
     camera = bundle.manifest.camera
     near = np.array([0.02, 0.01, 0.3], np.float32)
     for request in (

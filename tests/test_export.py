@@ -210,7 +210,12 @@ def test_int8_is_offered_where_it_is_good_enough_and_chosen_where_it_is_fast(
     assert bundle.tensors["field.byte_reach"][0] in (1.0, np.float32(0.7), 0.5)
     assert bundle.manifest.training["parity"]["frames: native-cpu float32 - int8"]["psnr_db"] >= 40
     assert getattr(create_backend("native-cpu", bundle, precision="int8"), "arithmetic", None) == "int8"
-    for path, chosen in (("avx2", "int16"), ("avx512vnni", "int8")):
+    for path, chosen in (
+        ("portable", "int16"),
+        ("avx512", "int16"),
+        ("avx2", "int8"),
+        ("avx512vnni", "int8"),
+    ):
         monkeypatch.setattr("synctalk._native.simd", lambda path=path: path)
         assert getattr(create_backend("native-cpu", bundle), "arithmetic", None) == chosen
 

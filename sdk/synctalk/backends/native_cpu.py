@@ -16,7 +16,7 @@ __all__ = ["NativeCpu", "why_not"]
 
 Float = NDArray[np.float32]
 
-_FAST_BYTES = ("avxvnni", "avx512vnni")
+_FAST_BYTES = ("avx2", "avxvnni", "avx512vnni")
 """Instruction sets on which int8 is chosen: docs/native.md."""
 
 
