@@ -38,8 +38,9 @@ __all__ = ["ExportOptions", "Exported", "export_bundle"]
 _INFINITE_DB = 999.0
 _EXPRESSION_RANGE = (0.002, 0.998)
 """Quantiles over the trained frames: what a single frame showed was hardly learned."""
-_BYTE_REACHES = (1.0, 0.7, 0.5)
-"""Shares of the ranges that 7 bits may span: rare peaks are cut, so that all else is finer."""
+_BYTE_REACHES = (1.0, 0.7)
+"""Shares of the ranges that 7 bits may span: rare peaks are cut, so that all else is finer. At 0.5 one avatar of three
+gained 1.5 dB, and another lost ten."""
 _HALF_CHOICES = (("attention", "density"), ("attention",))
 """Networks that may compute in half precision, the boldest choice first."""
 
