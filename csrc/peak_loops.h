@@ -84,12 +84,29 @@ constexpr PeakLoop PEAK_LOOPS[] = {
 
 #elif defined(__AVX2__)
 
+#if defined(__AVXVNNI__)
+constexpr int BYTE_GROUP = 1;
+[[gnu::noinline]] static void turn_int8(int64_t turns) {
+  turn_chains(turns, _mm256_set1_epi8(1), _mm256_set1_epi8(2), [](__m256i a, __m256i b, __m256i sum) {
+    asm("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sum) : "x"(a), "x"(b));
+    return sum;
+  });
+}
+#else
+constexpr int BYTE_GROUP = 4;  // products that are added in 16 bits before they are widened, as in byte_block.h
 [[gnu::noinline]] static void turn_int8(int64_t turns) {
   const __m256i ones = _mm256_set1_epi16(1);
   turn_chains(turns, _mm256_set1_epi8(1), _mm256_set1_epi8(2), [ones](__m256i a, __m256i b, __m256i sum) {
-    return _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(a, b), ones));
+    __m256i group = _mm256_maddubs_epi16(a, b);
+#pragma GCC unroll 4
+    for (int i = 1; i < BYTE_GROUP; ++i) {
+      hide(a);
+      group = _mm256_add_epi16(group, _mm256_maddubs_epi16(a, b));
+    }
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(group, ones));
   });
 }
+#endif
 
 [[gnu::noinline]] static void turn_int16(int64_t turns) {
   turn_chains(turns, _mm256_set1_epi16(1), _mm256_set1_epi16(2), [](__m256i a, __m256i b, __m256i sum) {
@@ -105,7 +122,7 @@ constexpr PeakLoop PEAK_LOOPS[] = {
 constexpr PeakLoop PEAK_LOOPS[] = {
     {"fp32", PEAK_CHAINS * LANES, always, turn_fp32},
     {"int16", PEAK_CHAINS * LANES * 2, always, turn_int16},
-    {"int8", PEAK_CHAINS * LANES * 4, always, turn_int8},
+    {"int8", PEAK_CHAINS * LANES * 4 * BYTE_GROUP, always, turn_int8},
 };
 
 #else
