@@ -47,7 +47,7 @@ _BAND = 4 / _SIZE
 """Half the width of the band around the outline, as a share of the side."""
 _REACH = 20 / _SIZE
 """How far from the jaw an edge is looked for."""
-_SEAM_FRAMES, _CHIN_FRAMES, _SHAKE_FRAMES = 40, 12, 250
+_SEAM_FRAMES, _CHIN_FRAMES, _SHAKE_FRAMES = 24, 12, 100
 _SEAM_BAR, _CHIN_BAR, _SHAKE_BAR = 1.2, 2.0, 0.15
 
 

@@ -1,61 +1,83 @@
-"""Facial-aware masked attention: sound acts below the nose base, expression above it.
+"""Facial-aware masked attention: sound acts below the nose base, expression above it, on the front of the face.
 
-Left to themselves gates are free wherever nothing tells them apart: hair and outline then move with sound and blinks. So one
-feature of the grid is kept as a ramp over height, and two hidden units of the attention as what lies above and below the
-nose base; they shut the gates there, and training leaves them alone. The field's function stays what it was, so nothing
-that renders it knows of masks. Source: SyncTalk (CVPR 2024) §3.2 (masks of the two attentions).
+Left to themselves gates are free wherever nothing tells them apart: hair and outline then move with sound, lids and brows. So two
+features of the grid are kept as maps of what is shut, and three hidden units of the attention shut the gates there;
+training leaves these weights alone. The field's function stays what it was, so nothing that renders it knows of masks.
+Source: SyncTalk (CVPR 2024) §3.2 (masks of the two attentions).
 """
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from synctalk.spec import PLANES, FieldSpec, Level
 from torch import Tensor, nn
 
 from .modules import Field
 
-__all__ = ["NOSE_BASE", "mask_gates"]
+__all__ = ["mask_gates"]
 
-NOSE_BASE = 2
+_NOSE_BASE = 2
 """MediaPipe's point below the nose."""
+_HAIRLINE = 10
+_BROWS_AND_EYES = (33, 263, 46, 276, 70, 300)
+"""The points of lids and brows that lie farthest back."""
 _FADE_M = 0.010
-"""Gates are shut so far beyond the nose base; cheeks move with the mouth."""
+"""Gates are shut so far beyond a border; cheeks move with the mouth."""
 _SHUT = 8.0
 """Taken off the gate's logit there: a sigmoid of 3 becomes 0.007."""
-_ABOVE, _BELOW = 0, 1
+_ABOVE, _BELOW, _BEYOND = range(3)
 """Hidden units"""
 
 
-def mask_gates(field: Field, nose_height_m: float) -> None:
-    """Shut sound's gates above the nose base and expression's below it, and keep them so in training.
+def mask_gates(field: Field, mesh_m: NDArray[np.float32]) -> None:
+    """Shut sound's gates above the nose base; expression's below it, above the hairline and behind the brows' ends.
 
-    nose_height_m: of the nose base, upwards in head space. Raises: ValueError: gates without a sigmoid cannot be shut.
+    Kept so in training. mesh_m: [478, 3] in head space. Raises: ValueError: gates without a sigmoid cannot be shut, and a
+    coarsest level that is hashed cannot hold a map.
     """
     spec = field.spec
+    level = spec.grid.levels[0]
     if spec.gate != "sigmoid":
         raise ValueError(f"gates of kind {spec.gate!r} cannot be masked: a sigmoid is needed")
-    level = spec.grid.levels[0]
     if level.is_hashed:
-        raise ValueError("the coarsest level is hashed: it cannot hold a ramp")
-    low, high = spec.box_min_m[1], spec.box_max_m[1]
-    rows = (torch.arange(level.resolution) - 0.5) / level.scale  # heights of the nodes, in 0..1 of the box
-    ramp = ((low + rows * (high - low) - nose_height_m) / _FADE_M).clamp(-1.0, 1.0)
+        raise ValueError("the coarsest level is hashed: it cannot hold a map")
+    heights, depths = (_node_places(spec, level, axis) for axis in (1, 2))
+    back = float(mesh_m[list(_BROWS_AND_EYES), 2].min())
+    above_nose = ((heights - float(mesh_m[_NOSE_BASE, 1])) / _FADE_M).clamp(-1.0, 1.0)
+    above_hairline = ((heights - float(mesh_m[_HAIRLINE, 1])) / _FADE_M - 0.5).clamp(0.0, 1.0)
+    behind = ((back - depths) / _FADE_M - 1.0).clamp(0.0, 1.0)
+    maps = {
+        PLANES.index((0, 1)): above_nose[:, None].expand(-1, level.resolution),
+        PLANES.index((1, 2)): torch.maximum(above_hairline[None, :], behind[:, None]),
+    }
     first, second = field.attention
-    is_kept = [torch.ones_like(one) for one in (field.tables, first, second)]
+    learns = [torch.ones_like(one) for one in (field.tables, first, second)]
+    nodes, units = level.resolution**2, [_ABOVE, _BELOW, _BEYOND]
     with torch.no_grad():
-        nodes = level.resolution**2
-        field.tables[0, :nodes, 0] = ramp.repeat_interleave(level.resolution)  # plane xy, row by row
+        columns = []
+        for plane, values in maps.items():
+            field.tables[plane, :nodes, 0] = values.flatten()
+            learns[0][plane, :nodes, 0] = 0.0
+            columns.append(plane * spec.grid.n_levels * spec.grid.n_channels)
         for layer in (first, field.density[0]):
-            layer[:, 0] = 0.0  # the ramp is a hundred times larger than what the others begin with
-        first[[_ABOVE, _BELOW]] = 0.0
-        first[_ABOVE, 0], first[_BELOW, 0] = 1.0, -1.0
-        second[:, [_ABOVE, _BELOW]] = 0.0
+            layer[:, columns] = 0.0  # the maps are a hundred times larger than what the others begin with
+        first[units] = 0.0
+        first[_ABOVE, columns[0]], first[_BELOW, columns[0]], first[_BEYOND, columns[1]] = 1.0, -1.0, 1.0
+        second[:, units] = 0.0
         second[: spec.condition, _ABOVE] = -_SHUT
-        second[spec.condition :, _BELOW] = -_SHUT
-    is_kept[0][0, :nodes, 0] = 0.0
-    is_kept[1][[_ABOVE, _BELOW]] = 0.0
-    is_kept[2][:, [_ABOVE, _BELOW]] = 0.0
-    for parameter, learns in zip((field.tables, first, second), is_kept, strict=True):
-        _learn_only(parameter, learns)
+        second[spec.condition :, [_BELOW, _BEYOND]] = -_SHUT
+    learns[1][units] = 0.0
+    learns[2][:, units] = 0.0
+    for parameter, share in zip((field.tables, first, second), learns, strict=True):
+        _learn_only(parameter, share)
+
+
+def _node_places(spec: FieldSpec, level: Level, axis: int) -> Tensor:
+    """Where the nodes of a level lie along an axis, metres."""
+    low, high = spec.box_min_m[axis], spec.box_max_m[axis]
+    return low + (torch.arange(level.resolution) - 0.5) / level.scale * (high - low)
 
 
 def _learn_only(parameter: nn.Parameter, learns: Tensor) -> None:

@@ -23,7 +23,7 @@ from synctalk.errors import TrainingError
 from synctalk.spec import Spec
 from torch import Tensor
 
-from .attention import NOSE_BASE, mask_gates
+from .attention import mask_gates
 from .audio_visual.encoder import SpeechEncoder
 from .conditions import Conditions, FittedConditions, LearnedConditions
 from .losses import patch_loss
@@ -101,7 +101,7 @@ class Trainer:
         self.ema.requires_grad_(False)
         if spec.field.gate == "sigmoid":
             for avatar in (self.model, self.ema):
-                mask_gates(avatar.field, float(data.points_m[NOSE_BASE, 1]))
+                mask_gates(avatar.field, data.points_m)
         self.perceptual: Perceptual | None = None
         if settings.lpips is not None:
             self.perceptual = load_perceptual(settings.lpips, self.device)
