@@ -6,10 +6,10 @@ Three figures of a run, on held-out frames (drawn over their plates, as the run 
 
 seam     Mean gradient of the picture in a band around the head's outline, over that of the source there: an edge that the
          source lacks makes it larger, a blur smaller. At most 1.2.
-chin     The frames whose mouth is widest driven with the closed mouth, and the reverse. From the jaw that MediaPipe finds in
-         the result to the outline of the rendered head, along the jaw's normals, pixels of a 512-pixel frame: a chin of
-         the plate that looks out under the rendered one, or a neck that is missing, pulls the found jaw away. At most 2 px
-         in the median, beside the same of the source's frames and their masks.
+chin     The frames whose mouth is widest driven with the closed mouth, and the reverse. MediaPipe's jaw in the result, against
+         its jaw in the same head over the same plate blurred beyond recognition, along the jaw's normals, pixels of a
+         512-pixel frame: a chin of the plate that looks out under the rendered one pulls the jaw away. At most 2 px in the
+         median; beside it the same of the source's frames, blurred outside of their head masks.
 shake    Rigid points of the face (nose, forehead, cheekbones) found by MediaPipe in the render and in the source, their second
          difference in time: how much more the render shakes, px RMS at 512. At most 0.15.
 
@@ -45,9 +45,9 @@ _SIZE = 512
 """Distances are told in pixels of frames of this side."""
 _BAND = 4 / _SIZE
 """Half the width of the band around the outline, as a share of the side."""
-_REACH = 20 / _SIZE
-"""How far from the jaw an edge is looked for."""
-_SEAM_FRAMES, _CHIN_FRAMES, _SHAKE_FRAMES = 24, 12, 100
+_BLUR = 24 / _SIZE
+"""Deviation of the blur that leaves nothing of a chin."""
+_SEAM_FRAMES, _CHIN_FRAMES, _SHAKE_FRAMES = 24, 12, 75
 _SEAM_BAR, _CHIN_BAR, _SHAKE_BAR = 1.2, 2.0, 0.15
 
 
@@ -144,7 +144,7 @@ def _gradient(picture: Frame) -> Float:
 
 
 def _chins(run: Run, frames: NDArray[np.int64], detect: Detect, sheet: Path) -> tuple[Float, Float, Float]:
-    """Distances of jaw and outline: open frames shut, shut frames opened, and the source's own frames with their masks."""
+    """What plates do to the jaw: open frames shut, shut frames opened, and the source's own frames."""
     data, heard = run.dataset, run.conditions_rendered
     order = frames[np.argsort(aperture(data.landmarks)[frames])]
     cases = {"shut": order[-_CHIN_FRAMES:], "opened": order[:_CHIN_FRAMES]}
@@ -153,34 +153,36 @@ def _chins(run: Run, frames: NDArray[np.int64], detect: Detect, sheet: Path) -> 
     rows, result = [], []
     for name, chosen in cases.items():
         heads = [_head(run, int(frame), conditions[name]) for frame in chosen]
-        shown = [compose(head, data.plates[frame]) for head, frame in zip(heads, chosen, strict=True)]
+        plates = [np.asarray(data.plates[frame]) for frame in chosen]
+        shown = [compose(head, plate) for head, plate in zip(heads, plates, strict=True)]
+        over_blur = [compose(head, _blurred(plate)) for head, plate in zip(heads, plates, strict=True)]
         rows += [np.concatenate([data.frames[chosen[i]], shown[i]], axis=1) for i in (0, _CHIN_FRAMES // 2)]
-        result.append(_jaw_distance(shown, [np.ascontiguousarray(head[..., 3]) for head in heads], detect))
-    both = [int(frame) for chosen in cases.values() for frame in chosen]
-    masks = [(np.asarray(data.masks[frame]) == HEAD).astype(np.float32) for frame in both]
-    result.append(_jaw_distance([np.asarray(data.frames[frame]) for frame in both], masks, detect))
+        result.append(_jaw_distance(shown, over_blur, detect))
+    sources = [int(frame) for chosen in cases.values() for frame in chosen]
+    pictures = [np.asarray(data.frames[frame]) for frame in sources]
+    is_head = [(np.asarray(data.masks[frame]) == HEAD)[..., None] for frame in sources]
+    alone = [np.where(head, one, _blurred(one)) for head, one in zip(is_head, pictures, strict=True)]
+    result.append(_jaw_distance(pictures, alone, detect))
     with atomic_path(sheet) as temporary:
         cv2.imwrite(str(temporary), np.concatenate(rows, axis=0)[..., ::-1])
     return result[0], result[1], result[2]
 
 
-def _jaw_distance(pictures: list[Frame], outlines: list[Float], detect: Detect) -> Float:
-    """From each jaw point found in the pictures to where the head [H, W] in 0..1 ends, along its normal; pixels at 512."""
+def _blurred(picture: Frame) -> Frame:
+    return np.asarray(cv2.GaussianBlur(picture, (0, 0), _BLUR * len(picture)), np.uint8)
+
+
+def _jaw_distance(pictures: list[Frame], others: list[Frame], detect: Detect) -> Float:
+    """Between the jaws found in two pictures of the same head, along their normals, pixels at 512; [points of all]."""
     points, found = detect(pictures)
+    other_points, other_found = detect(others)
     distances = []
-    for i in np.flatnonzero(found):
-        outline, side = outlines[i], len(outlines[i])
-        jaw = points[i, list(JAW), :2].astype(np.float32)
-        along = np.gradient(jaw, axis=0)
-        outward = np.stack([-along[:, 1], along[:, 0]], axis=-1)
-        outward *= np.sign(((jaw - points[i, 1, :2]) * outward).sum(axis=1, keepdims=True))
-        outward /= np.linalg.norm(outward, axis=-1, keepdims=True)
-        reach = _REACH * side
-        steps = np.linspace(-reach, reach, 8 * round(reach) + 1, dtype=np.float32)
-        at = (jaw[:, None] + steps[None, :, None] * outward[:, None]).astype(np.float32)  # [jaw, steps, 2]
-        inside = cv2.remap(outline, at[..., 0], at[..., 1], cv2.INTER_LINEAR) > 0.5
-        ends = steps[np.where(inside.any(axis=1), len(steps) - 1 - inside[:, ::-1].argmax(axis=1), 0)]
-        distances.append(np.abs(ends) * _SIZE / side)
+    for i in np.flatnonzero(found & other_found):
+        jaw, other = points[i, list(JAW), :2], other_points[i, list(JAW), :2]
+        along = np.gradient(other, axis=0)
+        normal = np.stack([-along[:, 1], along[:, 0]], axis=-1)
+        normal /= np.linalg.norm(normal, axis=-1, keepdims=True)
+        distances.append(np.abs(((jaw - other) * normal).sum(axis=1)) * _SIZE / len(pictures[i]))
     return np.concatenate(distances).astype(np.float32)
 
 

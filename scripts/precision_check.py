@@ -18,8 +18,8 @@ from gpu_backends import psnr, requests
 from numpy.typing import NDArray
 from synctalk import _native
 from synctalk.backends import HeadRequest, create_backend
-from synctalk.backends.half_size import half_sized, upsampler_design
-from synctalk.bundle import Bundle, open_bundle
+from synctalk.backends.half_size import half_sized
+from synctalk.bundle import Bundle, open_bundle, upsampler_design
 
 Float = NDArray[np.float32]
 Draw = Callable[[], Float]

@@ -30,6 +30,7 @@ LAYERS = (
     {"batch", "integrations"},
     {"bench", "provenance", "serve", "speak"},
     {"cli"},
+    {"__main__"},
 )
 """Lowest first. A module imports from lower layers, and from itself where it is a package."""
 

@@ -21,9 +21,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from synctalk.errors import BundleError
+from synctalk.errors import BackendError, BundleError
 from synctalk.manifest import MANIFEST, VERSION, FileEntry, Frame, Manifest, Placement
-from synctalk.spec import PLANES, Spec
+from synctalk.spec import PLANES, Spec, UpsamplerSpec
 
 __all__ = [
     "MEMBERS",
@@ -41,6 +41,7 @@ __all__ = [
     "read_members",
     "tensor_ranges",
     "tensor_shapes",
+    "upsampler_design",
     "verify_bundle",
     "write_bundle",
     "write_members",
@@ -302,6 +303,17 @@ class Bundle:
         if fault := _content_fault(content, entry):
             raise BundleError(f"{member}: {fault}: {_AGAIN}")
         return content
+
+
+def upsampler_design(bundle: Bundle) -> UpsamplerSpec:
+    """Of a bundle's upsampler. Raises: BackendError: it has none."""
+    design = bundle.manifest.spec.upsampler
+    if design is None:
+        raise BackendError(
+            "detail half: this bundle has no upsampler; train one (synctalk train-upsampler RUN) and export again, "
+            "or use detail auto"
+        )
+    return design
 
 
 def _content_fault(content: bytes, entry: FileEntry) -> str | None:

@@ -49,7 +49,7 @@ _SURFACE = 4e-3
 _RARE = 5.0
 """How much more often a frame in the middle of a blink, or with the mouth wide open, is drawn."""
 _BLINKS = 0.12
-"""Share of the draws that go to frames with falling lids, however few they are."""
+"""Share of the draws that go to frames with falling lids at least, however few they are."""
 _LPIPS = 0.02
 _HEAD_LABEL = 2
 
@@ -119,8 +119,9 @@ class Trainer:
         wanted = 1.0 + _RARE * self.scene.rarity[self.train_frames].astype(np.float64) ** 2
         shares: NDArray[np.float64] = wanted / wanted.sum()
         shut = self.scene.shutness[self.train_frames].astype(np.float64) ** 2
+        lacking = max(0.0, _BLINKS - float((shares * shut).sum()))
         if shut.any():
-            shares = (1 - _BLINKS) * shares + _BLINKS * shut / shut.sum()
+            shares = (1 - lacking) * shares + lacking * shut / shut.sum()
         return shares
 
     def _conditions(self) -> Conditions:

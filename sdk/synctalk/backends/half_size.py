@@ -9,13 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synctalk import _native
-from synctalk.bundle import Bundle
-from synctalk.errors import BackendError
-from synctalk.spec import UpsamplerSpec
+from synctalk.bundle import Bundle, upsampler_design
 
 from . import Backend, HeadRequest
 
-__all__ = ["Enlarge", "HalfSize", "half_sized", "native_upsampler", "upsampler_design"]
+__all__ = ["Enlarge", "HalfSize", "half_sized", "native_upsampler"]
 
 Float = NDArray[np.float32]
 Enlarge = Callable[[Float], Float]
@@ -26,17 +24,6 @@ def half_sized(request: HeadRequest) -> HeadRequest:
     """The same head at half the size."""
     camera = request.camera
     return dataclasses.replace(request, camera=camera.resized(camera.width // 2, camera.height // 2))
-
-
-def upsampler_design(bundle: Bundle) -> UpsamplerSpec:
-    """Of a bundle's upsampler. Raises: BackendError: it has none."""
-    design = bundle.manifest.spec.upsampler
-    if design is None:
-        raise BackendError(
-            "detail half: this bundle has no upsampler; train one (synctalk train-upsampler RUN) and export again, "
-            "or use detail auto"
-        )
-    return design
 
 
 def native_upsampler(bundle: Bundle, precision: str = "auto") -> Enlarge:

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from synctalk.backends.half_size import upsampler_design
-from synctalk.bundle import TENSORS, Bundle
+from synctalk.bundle import TENSORS, Bundle, upsampler_design
 from synctalk.errors import BackendError
 
 from .cache import EngineCache, EngineKey, EngineOptions
