@@ -11,8 +11,8 @@ from synctalk.backends.half_size import half_sized
 from synctalk.bundle import Bundle
 from synctalk.geometry import pixel_rays
 from synctalk_trainer.modules import Field, encode_planes, spherical_harmonics
+from synctalk_trainer.upsampler import Upsampler
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from .subject import Subject
 
@@ -63,16 +63,13 @@ def half_size_heads(subject: Subject, bundle: Bundle, n: int = 24) -> list[NDArr
 
 
 @torch.no_grad()
-def upsampler_ranges(
-    weights: list[NDArray[np.float32]], heads: list[NDArray[np.float32]]
-) -> NDArray[np.float32]:
+def upsampler_ranges(upsampler: Upsampler, heads: list[NDArray[np.float32]]) -> NDArray[np.float32]:
     """The largest outputs of all layers of the upsampler but the last, [layers - 1]; each at least 0.001."""
-    largest = np.full(len(weights) - 1, 1e-3, np.float32)
+    largest = np.full(upsampler.spec.layers - 1, 1e-3, np.float32)
     for head in heads:
-        values = F.pad(torch.from_numpy(head).permute(2, 0, 1)[None], (1, 1, 1, 1), mode="replicate")
-        for i, weight in enumerate(weights[:-1]):
-            values = torch.relu(F.conv2d(values, torch.from_numpy(weight), padding=min(i, 1)))
-            largest[i] = max(largest[i], float(values.max()))
+        padded = upsampler.padded(torch.from_numpy(head).permute(2, 0, 1)[None])
+        tops = [float(values.max()) for values in upsampler.outputs(padded)[:-1]]
+        largest = np.maximum(largest, np.array(tops, np.float32))
     return largest
 
 

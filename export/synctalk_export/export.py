@@ -164,7 +164,7 @@ def _upsampler_ranges(
 ) -> tuple[NDArray[np.float32], Check]:
     """The ranges of the upsampler's layers, zeros where 8-bit integers are not good enough; the check."""
     weights = [weight.detach().numpy() for weight in upsampler.weights]
-    ranges = upsampler_ranges(weights, heads)
+    ranges = upsampler_ranges(upsampler, heads)
     check = upsampler_int8_check(weights, ranges, heads[:: max(1, len(heads) // 4)])
     return ranges if check.passed else np.zeros_like(ranges), check
 

@@ -34,7 +34,7 @@ _ABOVE, _BELOW, _BEYOND = range(3)
 def mask_gates(field: Field, mesh_m: NDArray[np.float32]) -> None:
     """Shut sound's gates above the nose base; expression's below it, above the hairline and behind the brows' ends.
 
-    Kept so in training. mesh_m: [478, 3] in head space. Raises: ValueError: gates without a sigmoid cannot be shut, and a
+    Kept so in training; call it where the field will stay. mesh_m: [478, 3] in head space. Raises: ValueError: gates without a sigmoid cannot be shut, and a
     coarsest level that is hashed cannot hold a map.
     """
     spec = field.spec
@@ -84,7 +84,7 @@ def _learn_only(parameter: nn.Parameter, learns: Tensor) -> None:
     """Gradients only where ``learns`` is 1."""
 
     def masked(gradient: Tensor) -> Tensor:
-        return gradient * learns.to(gradient.device)
+        return gradient * learns
 
     if parameter.requires_grad:
         parameter.register_hook(masked)  # type: ignore[no-untyped-call]

@@ -27,6 +27,8 @@ from .rendering import render_head
 __all__ = ["Run", "Settings", "load_run", "read_json", "speech_of", "write_json", "write_tensors"]
 
 _VERSION = 1
+_RETIRED = {"attention_weight"}
+"""Settings of older versions: gates are masked now."""
 
 
 @dataclass(frozen=True)
@@ -103,15 +105,19 @@ class Run:
         nearest = trained[distance == distance.min()]
         return np.asarray(codes[nearest].mean(axis=0), np.float32)
 
-    def render(self, frame: int) -> NDArray[np.float32]:
-        """The head of a frame, driven by its audio, pose and expression: premultiplied RGBA [S, S, 4]."""
+    def render(self, frame: int, condition: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+        """The head of a frame, driven by its audio, pose and expression: premultiplied RGBA [S, S, 4].
+
+        condition: [C] instead of what the frame's audio says.
+        """
+        heard = self.condition_of(frame) if condition is None else np.asarray(condition, np.float32)
         return render_head(
             self.model.field,
             self.occupancy_grid,
             self.camera,
             self.dataset.rotation[frame],
             self.dataset.translation[frame],
-            torch.from_numpy(self.condition_of(frame)),
+            torch.from_numpy(heard),
             torch.from_numpy(self.expression[frame]),
             torch.from_numpy(self.appearance_of(frame)),
         )
@@ -162,8 +168,8 @@ def settings_of(path: Path) -> Settings:
     values = read_json(path / "run.json", "is this the folder that `synctalk train -o` wrote?")
     if values.get("format") != "synctalk-run" or values.get("version", 0) > _VERSION:
         raise TrainingError(f"{path}/run.json is not a run that this version reads: update synctalk")
-    known = {one.name for one in dataclasses.fields(Settings)}  # older versions had others, off by default
-    return Settings(**{name: value for name, value in values["settings"].items() if name in known})
+    settings = {name: value for name, value in values["settings"].items() if name not in _RETIRED}
+    return Settings(**settings)
 
 
 def speech_of(path: Path) -> SpeechEncoder | None:

@@ -99,17 +99,16 @@ class Trainer:
         self.model = Avatar(spec, len(data.takes), settings.seed, speech)
         self.ema = Avatar(spec, len(data.takes), settings.seed, speech)
         self.ema.requires_grad_(False)
-        if spec.field.gate == "sigmoid":
-            for avatar in (self.model, self.ema):
-                mask_gates(avatar.field, data.points_m)
         self.perceptual: Perceptual | None = None
         if settings.lpips is not None:
             self.perceptual = load_perceptual(settings.lpips, self.device)
         self.clock = _Clock(settings)
         self.occupancy = self._hull()
         self.conditions: Conditions = self._conditions()
-        self.model.to(self.device)
-        self.ema.to(self.device)
+        for avatar in (self.model, self.ema):
+            avatar.to(self.device)
+            if spec.field.gate == "sigmoid":
+                mask_gates(avatar.field, data.points_m)
         self.optimiser = self._optimiser()
         self._samples_per_ray = 8.0
         self._recent: deque[float] = deque(maxlen=50)

@@ -56,12 +56,22 @@ class Upsampler(nn.Module):
             self.weights.append(nn.Parameter(torch.empty(shape).uniform_(-bound, bound)))
         nn.init.zeros_(self.weights[-1])
 
+    def outputs(self, padded: Tensor) -> list[Tensor]:
+        """What each convolution makes of a picture with a pixel more on every side; the last are the details."""
+        found = [F.conv2d(padded, self.weights[0])]
+        for weight in self.weights[1:]:
+            found.append(F.conv2d(F.relu(found[-1]), weight, padding=1))
+        return found
+
+    @staticmethod
+    def padded(small: Tensor) -> Tensor:
+        """The picture goes on beyond its edges as it ends there."""
+        return F.pad(small, (1, 1, 1, 1), mode="replicate")
+
     def forward(self, small: Tensor) -> Tensor:
-        """Bilinear enlargement plus details; the picture goes on beyond its edges as it ends there."""
-        padded = F.pad(small, (1, 1, 1, 1), mode="replicate")
-        details = padded
-        for i, weight in enumerate(self.weights):
-            details = F.conv2d(details if i == 0 else F.relu(details), weight, padding=min(i, 1))
+        """Bilinear enlargement plus details."""
+        padded = self.padded(small)
+        details = self.outputs(padded)[-1]
         n, _, height, width = details.shape
         details = details.view(n, 2, 2, 4, height, width).permute(0, 3, 4, 1, 5, 2)
         enlarged = F.interpolate(padded, scale_factor=2, mode="bilinear", align_corners=False)
