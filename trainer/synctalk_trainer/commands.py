@@ -193,7 +193,8 @@ def train(
 ) -> None:
     """Train an avatar from a prepared dataset.
 
-    Saves a checkpoint and a preview picture every two minutes; Ctrl-C saves too, and --resume goes on.
+    Saves a checkpoint every two minutes, and a preview picture unless pictures take long; Ctrl-C saves too, and --resume
+    goes on.
 
     Examples:
 

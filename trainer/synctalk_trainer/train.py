@@ -52,6 +52,8 @@ _BLINKS = 0.12
 """Share of the draws that go to frames with falling lids at least, however few they are."""
 _LPIPS = 0.02
 _HEAD_LABEL = 2
+_PREVIEW_PAUSE = 12
+"""Preview pictures take so much less time than what is between them."""
 
 
 class Progress(Protocol):
@@ -165,7 +167,8 @@ class Trainer:
 
     def run(self, progress: Progress, save_every_s: float = 120.0) -> None:
         """Train until the steps or minutes are used up; saves on the way, at the end, and on Ctrl-C."""
-        last_save = time.monotonic()
+        last_save = last_preview = time.monotonic()
+        pause = save_every_s
         try:
             while self.clock.fraction < 1.0:
                 started = time.monotonic()
@@ -177,8 +180,12 @@ class Trainer:
                 progress.step(self.clock.step, self.clock.fraction, loss, mean_psnr, samples)
                 if time.monotonic() - last_save > save_every_s:
                     self.save()
-                    self.preview()
                     last_save = time.monotonic()
+                if time.monotonic() - last_preview > pause:
+                    started = time.monotonic()
+                    self.preview()
+                    last_preview = time.monotonic()
+                    pause = max(save_every_s, _PREVIEW_PAUSE * (last_preview - started))
         except KeyboardInterrupt:
             self.save()
             raise
