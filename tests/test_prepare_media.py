@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fake_faces import FakeLandmarker, FakeSegmenter, draw_person, read_code, write_video
+from numpy.typing import NDArray
 from rich.console import Console
 from synctalk.errors import MediaError
 from synctalk_trainer.prepare import Options, prepare
@@ -19,6 +20,7 @@ from synctalk_trainer.prepare.source import decode_frames
 
 QUIET = Console(quiet=True)
 SIZE = 160
+PLAIN = Options(size=SIZE)
 
 
 def people(n: int, size: int = SIZE, face: float = 75.0) -> list[np.ndarray]:
@@ -29,10 +31,15 @@ def codes_of(folder: Path) -> list[int]:
     return [read_code(frame) for frame in np.load(folder / "frames.npy")]
 
 
-def media(video: Path, folder: Path) -> list[int]:
+def media(video: Path, folder: Path, options: Options = PLAIN, step: str = "media") -> list[int]:
     detectors = Detectors(FakeLandmarker(), FakeSegmenter())
-    prepare(video, folder, Options(size=SIZE), ("media",), console=QUIET, detectors=detectors)
+    prepare(video, folder, options, (step,), console=QUIET, detectors=detectors)
     return codes_of(folder)
+
+
+def sound_of(folder: Path) -> NDArray[np.int16]:
+    with wave.open(str(folder / "audio.wav")) as file:
+        return np.frombuffer(file.readframes(file.getnframes()), np.int16)
 
 
 def shown(times: list[float], start: float, limit: float) -> list[tuple[int, float]]:
@@ -83,15 +90,33 @@ def test_variable_rate_pairs_frames_by_time(tmp_path: Path) -> None:
         assert abs(times[code] - k / 25) <= min(abs(t - k / 25) for t in times) + 0.002
 
 
-def test_late_video_starts_the_dataset_later(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("shift_ms", "moved"), [(0.0, 0), (-120.0, -1920), (40.5, 648)])
+def test_late_video_starts_the_dataset_later_and_sound_can_be_moved(
+    tmp_path: Path, shift_ms: float, moved: int
+) -> None:
     times = [0.08 + k / 25 for k in range(140)]
     video = write_video(tmp_path / "a.mkv", people(140), times, sound_s=5.68)
-    codes = media(video, tmp_path / "d")
-    assert codes[:3] == [0, 1, 2]
-    with wave.open(str(tmp_path / "d/audio.wav")) as file:
-        samples = np.frombuffer(file.readframes(file.getnframes()), "<i2")
+    options = Options(size=SIZE, sound_shift_ms=shift_ms)
+    assert media(video, tmp_path / "d", options, "sound")[:3] == [0, 1, 2]
+    samples = sound_of(tmp_path / "d")
+    assert len(samples) == 140 * 640
     click = int(np.abs(samples[8000:24_000].astype(int)).argmax()) + 8000
-    assert abs(click - (16_000 - 2 * 640)) <= 2
+    assert abs(click - (16_000 - 2 * 640 + moved)) <= 2
+
+
+def test_sound_that_is_moved_leaves_silence_and_the_pictures_as_they_are(tmp_path: Path) -> None:
+    video = write_video(tmp_path / "a.mkv", people(130))
+    media(video, tmp_path / "d", step="sound")
+    plain, written = sound_of(tmp_path / "d"), (tmp_path / "d/frames.npy").stat().st_mtime_ns
+    media(video, tmp_path / "d", Options(size=SIZE, sound_shift_ms=-1000), "sound")
+    earlier = sound_of(tmp_path / "d")
+    assert (tmp_path / "d/frames.npy").stat().st_mtime_ns == written
+    np.testing.assert_array_equal(earlier[:-16_000], plain[16_000:])
+    assert not earlier[-16_000:].any()
+    media(video, tmp_path / "d", Options(size=SIZE, sound_shift_ms=1000), "sound")
+    np.testing.assert_array_equal(sound_of(tmp_path / "d")[16_000:], plain[:-16_000])
+    with pytest.raises(MediaError, match=r"-9000 leaves no sound in a clip of 5\.2 s"):
+        media(video, tmp_path / "d", Options(size=SIZE, sound_shift_ms=-9000), "sound")
 
 
 def test_late_sound_drops_the_pictures_before_it(tmp_path: Path) -> None:
@@ -125,7 +150,7 @@ def test_short_video_is_refused(tmp_path: Path) -> None:
 def test_short_sound_is_warned_of(tmp_path: Path) -> None:
     video = write_video(tmp_path / "a.mkv", people(190), sound_s=5.5)
     detectors = Detectors(FakeLandmarker(), FakeSegmenter())
-    done = prepare(video, tmp_path / "d", Options(size=SIZE), ("media",), console=QUIET, detectors=detectors)
+    done = prepare(video, tmp_path / "d", PLAIN, ("media",), console=QUIET, detectors=detectors)
     assert done.n_frames == 138
     assert [warning["code"] for warning in done.warnings] == ["short_audio"]
 

@@ -109,8 +109,15 @@ def test_new_option_repeats_what_depends_on_it(prepared: tuple[Path, Path, Summa
     assert Dataset.open(folder).takes == ((0, 65), (65, 130))
 
 
+def test_moved_sound_repeats_only_what_hears_it(prepared: tuple[Path, Path, Summary]) -> None:
+    video, folder, _ = prepared
+    run(video, folder)
+    assert run(video, folder, options=Options(sound_shift_ms=-40)).done == ("sound", "sync")
+    assert run(video, folder).done == ("sound", "sync")
+
+
 def test_unknown_step_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="choose from media, landmarks"):
+    with pytest.raises(DatasetError, match="choose from media, sound"):
         run(tmp_path / "a.mkv", tmp_path / "d", "poses")
 
 

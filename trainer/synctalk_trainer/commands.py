@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -117,6 +117,13 @@ def prepare(
     landmark_poses: Annotated[
         bool, typer.Option("--landmark-poses", help="Head poses of the landmarks alone, not stabilised.")
     ] = False,
+    sound_shift: Annotated[
+        float,
+        typer.Option(
+            metavar="MS",
+            help="Move the sound by so many milliseconds: later, or below 0 earlier; 0 by default.",
+        ),
+    ] = 0.0,
 ) -> None:
     """Turn a video of one person into a dataset for training.
 
@@ -124,7 +131,7 @@ def prepare(
 
     Look at DATASET/report.html before you train. Run again, it does only what is missing or has changed.
 
-    Steps: media, landmarks, masks, plate, landmark_pose, tracks, pose, expression, sync, report.
+    Steps: media, sound, landmarks, masks, plate, landmark_pose, tracks, pose, expression, sync, report.
 
     Examples:
 
@@ -133,6 +140,8 @@ def prepare(
       synctalk prepare may.mp4 -o data/may256 --size 256
 
       synctalk prepare may.mp4 -o data/may --steps pose,report --force
+
+      synctalk prepare may.mp4 -o data/may --sound-shift -120
     """
     from rich.console import Console
     from rich.markup import escape
@@ -142,7 +151,8 @@ def prepare(
 
     console = Console(highlight=False, soft_wrap=True)
     names = tuple(name.strip() for name in steps.split(",") if name.strip())
-    options = Options(size, takes, "landmarks" if landmark_poses else "stabilised", landmarker, segmenter)
+    poses: Literal["landmarks", "stabilised"] = "landmarks" if landmark_poses else "stabilised"
+    options = Options(size, takes, poses, sound_shift, landmarker, segmenter)
     done = prepare_video(video, out, options, names, force, console)
     for warning in done.warnings:
         console.print(f"[yellow]warning[/] ({warning['step']}): {escape(warning['message'])}")

@@ -66,7 +66,7 @@ class Offset:
         late = "the lips lag behind the sound" if self.frames > 0 else "the sound lags behind the lips"
         return (
             f"{late} by {abs(self.ms):.0f} ms ({self.agreement:.0%} of {self.n_windows} "
-            "windows agree): check the clip's audio offset, and shift the sound before you train"
+            f"windows agree): look at the clip; if it is so, prepare it again with --sound-shift {self.ms:.0f}"
         )
 
 

@@ -1,4 +1,4 @@
-"""Step ``media``: the video at 25 fps on the audio clock, cropped around the head, and its sound at 16 kHz.
+"""Steps ``media`` and ``sound``: the video at 25 fps on the audio clock, cropped around the head; its sound at 16 kHz.
 
 Time zero is the first sample of the sound. Frame ``k`` shows the source picture whose time is nearest to ``k / 25``.
 Where the pictures start later than the sound, both start at the first ``k`` that has a picture.
@@ -21,7 +21,7 @@ from synctalk_trainer.prepare.landmarks import Landmarker
 from synctalk_trainer.prepare.source import Source, decode_frames, decode_sound, probe, sample_frames
 from synctalk_trainer.prepare.workspace import ArrayWriter, Workspace
 
-__all__ = ["FPS", "RATE", "nearest_pictures", "run_media"]
+__all__ = ["FPS", "RATE", "nearest_pictures", "run_media", "run_sound"]
 
 Picture = NDArray[np.uint8]
 Float = NDArray[np.float32]
@@ -35,13 +35,11 @@ _SLACK_S = 0.5
 
 
 def run_media(work: Workspace, landmarker: Landmarker) -> None:
-    """Write ``frames.npy`` and ``audio.wav``.
+    """Write ``frames.npy``, as many as have sound.
 
     Raises: MediaError: unreadable, no sound, shorter than 5 s, no face, a face that is too small.
     """
-    video = work.video
-    if video is None:
-        raise MediaError("no video was given: name the video that the dataset is made from")
+    video = _video(work)
     source = probe(video)
     start, rate, sound = decode_sound(video)
     _check_length(min(len(sound) / rate, source.duration_s or math.inf), source)
@@ -56,10 +54,35 @@ def run_media(work: Workspace, landmarker: Landmarker) -> None:
             work.advance(min(1.0, k / (limit_s * FPS)))
         if writer.n < _SHORTEST_S * FPS:
             _check_length(writer.n / FPS, source)
-        n = _write_sound(work.folder / "audio.wav", sound, rate, first, writer.n)
+        n = min(writer.n, math.ceil(round(limit_s * RATE) * FPS / RATE) - first)
     _warn_of_ends(work, source, limit_s, end_s, first, n)
     work.info.update(n_frames=n, size=size, fps=FPS, source=source.to_dict(), crop=crop.to_dict())
-    work.info["takes"] = [[0, n]]
+    work.info.update(takes=[[0, n]], first_frame=first)
+
+
+def run_sound(work: Workspace) -> None:
+    """Write ``audio.wav``: the sound of the frames, later by ``sound_shift_ms``, with silence where there is none.
+
+    Raises: MediaError: unreadable, no sound, a shift as long as the clip.
+    """
+    _, rate, sound = decode_sound(_video(work))
+    samples = resample(sound, rate, RATE)
+    first = work.info["first_frame"] * RATE // FPS - round(work.options.sound_shift_ms * RATE / 1000)
+    n = work.n_frames * RATE // FPS
+    heard = samples[max(0, first) : max(0, first + n)]
+    if not len(heard):
+        raise MediaError(
+            f"--sound-shift {work.options.sound_shift_ms:g} leaves no sound in a clip of {work.n_frames / FPS:.1f} s: "
+            "give milliseconds, below 0 where the sound is late"
+        )
+    before = max(0, -first)
+    _write_wave(work.folder / "audio.wav", np.pad(heard, (before, n - before - len(heard))))
+
+
+def _video(work: Workspace) -> Path:
+    if work.video is None:
+        raise MediaError("no video was given: name the video that the dataset is made from")
+    return work.video
 
 
 def _check_length(seconds: float, source: Source) -> None:
@@ -96,16 +119,12 @@ def nearest_pictures(
         k += 1
 
 
-def _write_sound(path: Path, sound: Float, rate: int, first: int, n_frames: int) -> int:
-    """Write the sound from frame ``first`` on, trimmed to the frames there are; how many frames it fills."""
-    samples = resample(sound, rate, RATE)
-    samples = samples[first * RATE // FPS : (first + n_frames) * RATE // FPS]
+def _write_wave(path: Path, samples: Float) -> None:
     with atomic_path(path) as temporary, wave.open(str(temporary), "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)
         file.setframerate(RATE)
         file.writeframes((samples * 32767.0).round().clip(-32768, 32767).astype("<i2").tobytes())
-    return min(n_frames, math.ceil(len(samples) * FPS / RATE))
 
 
 def _warn_of_ends(

@@ -17,7 +17,7 @@ from synctalk.errors import DatasetError, MediaError
 from synctalk_trainer.prepare.expression import run_expression
 from synctalk_trainer.prepare.landmarks import Landmarker, MediaPipeLandmarker, run_landmarks
 from synctalk_trainer.prepare.masks import run_masks
-from synctalk_trainer.prepare.media import run_media
+from synctalk_trainer.prepare.media import run_media, run_sound
 from synctalk_trainer.prepare.plate import run_plate
 from synctalk_trainer.prepare.pose import run_landmark_pose
 from synctalk_trainer.prepare.pose_step import run_pose
@@ -97,7 +97,15 @@ def _takes(options: Options) -> str | None:
 
 
 STEPS: tuple[Step, ...] = (
-    Step("media", 1, (), ("frames.npy", "audio.wav"), _run_media, lambda options: options.size),
+    Step("media", 2, (), ("frames.npy",), _run_media, lambda options: options.size),
+    Step(
+        "sound",
+        1,
+        ("media",),
+        ("audio.wav",),
+        lambda work, _: run_sound(work),
+        lambda options: options.sound_shift_ms,
+    ),
     Step("landmarks", 1, ("media",), ("landmarks.npz",), _run_landmarks, _takes),
     Step("masks", 1, ("landmarks",), ("masks.npy",), _run_masks),
     Step("plate", 1, ("masks",), ("background.png", "plates.npy"), lambda work, _: run_plate(work)),
@@ -118,7 +126,7 @@ STEPS: tuple[Step, ...] = (
         lambda options: options.poses,
     ),
     Step("expression", 1, ("landmarks",), ("expression.npz",), lambda work, _: run_expression(work)),
-    Step("sync", 1, ("landmarks",), ("sync.json",), lambda work, _: run_sync(work)),
+    Step("sync", 1, ("landmarks", "sound"), ("sync.json",), lambda work, _: run_sync(work)),
     Step(
         "report",
         1,

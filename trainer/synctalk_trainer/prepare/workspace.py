@@ -33,6 +33,8 @@ class Options:
     """A JSON file with ``takes`` [[first, end), ...] or ``frames_per_take``; None: cuts are looked for."""
     poses: Literal["stabilised", "landmarks"] = "stabilised"
     """Head poses by bundle adjustment of point tracks, or those of the landmarks alone."""
+    sound_shift_ms: float = 0.0
+    """How much later the sound is heard than the file says, for clips out of step."""
     landmarker: Path | None = None
     """MediaPipe's face_landmarker.task; None: see ``models.find_model``."""
     segmenter: Path | None = None
