@@ -17,7 +17,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from synctalk import SyncTalkError
 from synctalk.backends import HeadRequest, create_backend
@@ -27,7 +26,6 @@ from synctalk.geometry import Camera, project
 from synctalk.media import atomic_path, read_audio
 from synctalk.stage import Stage
 from synctalk.track import Track
-from synctalk_trainer.rendering import render_head
 from synctalk_trainer.run import load_run
 
 Float = NDArray[np.float32]
@@ -106,11 +104,9 @@ def _of_run(path: Path) -> Head:
     track = Track(run.poses[0][valid], run.poses[1][valid], run.expression[valid], span)
 
     def render(frame: int, condition: Float, expression: Float) -> Float:
-        inputs = (condition, expression, run.appearance_mean)
         pose = track.rotation[frame], track.translation[frame]
-        tensors = (torch.from_numpy(np.asarray(values, np.float32)) for values in inputs)
-        head = render_head(run.model.field, run.occupancy_grid, run.camera, *pose, *tensors)
-        return _over(head, run.dataset.plates[valid[frame]])
+        request = HeadRequest(run.camera, *pose, condition, expression, run.appearance_mean)
+        return _over(run.draw(request), run.dataset.plates[valid[frame]])
 
     wide = _furthest(run.conditions_rendered[valid], run.condition_rest)
     return Head(run.camera, track, run.spec.field.expression_names, run.condition_rest, wide, render)

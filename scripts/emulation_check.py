@@ -12,7 +12,7 @@ from gpu_backends import psnr, requests
 from synctalk import _native
 from synctalk.backends import HeadRequest, create_backend
 from synctalk.backends.native_cuda import batch_of
-from synctalk.backends.renderer_tensors import renderer_tensors
+from synctalk.backends.native_renderer import renderer_tensors
 from synctalk.bundle import open_bundle
 
 
@@ -31,7 +31,9 @@ def main() -> None:
         cpu = create_backend("native-cpu", bundle, precision="float32")
         truth = [cpu.render_head(request) for request in asked]
         for name, is_half in (("float32", False), ("half", True)):
-            emulation = _native.GpuEmulation(**renderer_tensors(bundle), is_half=is_half)
+            emulation = _native.GpuEmulation(
+                **renderer_tensors(bundle.manifest.spec.field, bundle.tensors), is_half=is_half
+            )
             heads = [emulated(emulation, request) for request in asked]
             decibels = [psnr([a], [b]) for a, b in zip(truth, heads, strict=True)]
             furthest = max(float(np.abs(a - b).max()) for a, b in zip(truth, heads, strict=True))

@@ -22,9 +22,9 @@ from synctalk_export.export import ExportOptions, export_bundle
 from synctalk_export.onnx_models import Head
 from synctalk_export.parity import Check, check_parity, parity_table
 from synctalk_export.plane_lookup import OPSET
-from synctalk_export.planes import node_planes, unroll
 from synctalk_export.subject import Subject, subject_of
 from synctalk_export.track import choose_span, encode_plate, encode_png
+from synctalk_trainer.planes import node_planes, unroll
 from synctalk_trainer.run import Run
 from tiny_subject import N_FRAMES, SIZE, tiny_spec, tiny_subject
 
@@ -74,7 +74,7 @@ def test_damaged_tables_are_refused() -> None:
     subject = tiny_subject()
     for value in (float("nan"), 1e6):
         subject.field.tables[0, 0, 0] = value
-        with pytest.raises(ExportError, match="train it again"):
+        with pytest.raises(TrainingError, match="train it again"):
             node_planes(subject.field.tables.numpy(), subject.spec.field.grid)
 
 

@@ -12,6 +12,7 @@ import torch
 from rich.console import Console
 from safetensors.numpy import load_file
 from synctalk.errors import DatasetError, TrainingError
+from synctalk.geometry import pixel_rays
 from synctalk.spec import preset
 from synctalk_trainer.audio_fit import fit_kernel
 from synctalk_trainer.dataset import Dataset
@@ -19,7 +20,8 @@ from synctalk_trainer.losses import patch_loss, structural_similarity
 from synctalk_trainer.modules import KernelEncoder, spherical_harmonics
 from synctalk_trainer.occupancy import Occupancy, cell_centres
 from synctalk_trainer.preview import compose
-from synctalk_trainer.run import Settings, load_run, settings_of, write_settings
+from synctalk_trainer.rendering import RayBatch, render_rays
+from synctalk_trainer.run import Run, Settings, load_run, settings_of, write_settings
 from synctalk_trainer.scene import Scene
 from synctalk_trainer.train import Trainer, start
 from synctalk_trainer.train_command import train_run
@@ -81,6 +83,22 @@ def test_a_perceptual_distance_joins_the_loss_of_patches(dataset: Path, tmp_path
     assert min(seen) > 0
 
 
+@torch.no_grad()
+def _marched(run: Run, frame: int) -> np.ndarray:
+    """A frame as training renders it, premultiplied RGBA [H, W, 4]."""
+    camera, request = run.camera, run.request_of(frame)
+    v, u = np.mgrid[: camera.height, : camera.width]
+    pixels = np.stack([u.ravel(), v.ravel()], axis=-1).astype(np.float32)
+    rays = RayBatch(*pixel_rays(camera, request.rotation, request.translation, pixels), 1)
+    jitter = np.full(len(pixels), 0.5, np.float32)
+    driven = (
+        torch.tensor(values)[None] for values in (request.condition, request.expression, request.appearance)
+    )
+    seen = render_rays(run.model.field, run.occupancy_grid, rays, jitter, *driven, run.spec.field.step_m)
+    rgba = torch.cat([seen.colour * seen.alpha[:, None], seen.alpha[:, None]], dim=-1)
+    return rgba.numpy().reshape(camera.height, camera.width, 4)
+
+
 def test_training_learns_the_ball(dataset: Path, tmp_path: Path) -> None:
     trainer = _trainer(dataset, tmp_path / "run", 260)
     progress = Quiet()
@@ -95,6 +113,9 @@ def test_training_learns_the_ball(dataset: Path, tmp_path: Path) -> None:
     assert rgba[..., 3][head].mean() > 0.85
     assert rgba[..., 3][:4].mean() < 0.1
     assert np.isfinite(rgba).all()
+    assert (
+        np.abs(rgba[::7, ::5] - _marched(run, frame)[::7, ::5]).max() < 0.01
+    )  # grid values are rounded to halves
     assert progress.psnr[-1] > progress.psnr[10] + 1.5
     assert list((tmp_path / "run" / "preview").glob("*.png"))
 

@@ -16,6 +16,7 @@ from synctalk._version import __version__
 from synctalk.bundle import Bundle, open_bundle, pack_tensors, write_bundle
 from synctalk.errors import ExportError
 from synctalk.manifest import Frame, Manifest
+from synctalk_trainer.planes import node_planes
 from synctalk_trainer.upsampler import Upsampler
 
 from .calibrate import activation_ranges, half_size_heads, upsampler_ranges
@@ -29,7 +30,6 @@ from .parity import (
     upsampler_checks,
     upsampler_int8_check,
 )
-from .planes import node_planes
 from .subject import Subject
 from .track import choose_span, encode_plate, encode_png
 

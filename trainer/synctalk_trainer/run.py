@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
+from synctalk.backends import HeadRequest
+from synctalk.backends.native_renderer import render_head
 from synctalk.errors import TrainingError
 from synctalk.geometry import Camera
 from synctalk.spec import Spec
@@ -22,7 +23,7 @@ from .audio_visual.encoder import SpeechEncoder
 from .dataset import Dataset
 from .modules import Avatar
 from .occupancy import Occupancy
-from .rendering import render_head
+from .rendering import native_renderer
 
 __all__ = ["Run", "Settings", "load_run", "read_json", "speech_of", "write_json", "write_tensors"]
 
@@ -110,17 +111,26 @@ class Run:
 
         condition: [C] instead of what the frame's audio says.
         """
-        heard = self.condition_of(frame) if condition is None else np.asarray(condition, np.float32)
-        return render_head(
-            self.model.field,
-            self.occupancy_grid,
+        return self.draw(self.request_of(frame, condition))
+
+    def request_of(self, frame: int, condition: NDArray[np.float32] | None = None) -> HeadRequest:
+        """The head of a frame; condition as for ``render``."""
+        return HeadRequest(
             self.camera,
             self.dataset.rotation[frame],
             self.dataset.translation[frame],
-            torch.from_numpy(heard),
-            torch.from_numpy(self.expression[frame]),
-            torch.from_numpy(self.appearance_of(frame)),
+            self.condition_of(frame) if condition is None else condition,
+            self.expression[frame],
+            self.appearance_of(frame),
         )
+
+    def draw(self, request: HeadRequest) -> NDArray[np.float32]:
+        """The head alone: premultiplied RGBA [H, W, 4] in 0..1."""
+        return render_head(self._renderer, request)
+
+    @cached_property
+    def _renderer(self) -> Any:
+        return native_renderer(self.model.field, self.occupancy_grid)
 
     def condition_of(self, frame: int) -> NDArray[np.float32]:
         """[C]: the condition as the run time uses it, widened by the gain."""

@@ -66,6 +66,7 @@ def train_run(
     """
     if threads is not None:
         torch.set_num_threads(threads)
+        _native.set_threads(threads)
     device = _device(device)
     spec = preset(settings.preset)
     if resume:

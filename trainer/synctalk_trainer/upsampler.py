@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from synctalk.backends.half_size import half_sized
 from synctalk.errors import TrainingError
 from synctalk.spec import UpsamplerSpec
 from torch import Tensor, nn
@@ -23,7 +24,6 @@ from torch.nn import functional as F
 from .dataset import HEAD
 from .losses import patch_loss
 from .measure import Regions, compose, own_background
-from .rendering import render_head
 from .run import Run, read_json, write_json, write_tensors
 from .split import split
 
@@ -142,17 +142,7 @@ def _spread(frames: NDArray[np.int64], n: int) -> NDArray[np.int64]:
 
 def _half(run: Run, frame: int) -> Float:
     """The head at half the size, premultiplied RGBA."""
-    camera = run.camera.resized(run.camera.width // 2, run.camera.height // 2)
-    return render_head(
-        run.model.field,
-        run.occupancy_grid,
-        camera,
-        run.dataset.rotation[frame],
-        run.dataset.translation[frame],
-        torch.from_numpy(run.condition_of(frame)),
-        torch.from_numpy(run.expression[frame]),
-        torch.from_numpy(run.appearance_of(frame)),
-    )
+    return run.draw(half_sized(run.request_of(frame)))
 
 
 def _examples(

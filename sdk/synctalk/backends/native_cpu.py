@@ -9,7 +9,7 @@ from synctalk.bundle import Bundle
 from synctalk.errors import BackendError
 
 from . import HeadRequest
-from .renderer_tensors import renderer_tensors
+from .native_renderer import render_head, renderer_tensors
 from .sessions import AudioNetwork, why_no_onnxruntime
 
 __all__ = ["NativeCpu", "why_not"]
@@ -57,7 +57,8 @@ class NativeCpu:
         ranges, byte_reach = _integers(bundle, precision)
         self.arithmetic = "int8" if byte_reach else "int16" if ranges else "fp32"
         """What the renderer multiplies in, as ``synctalk bench`` names it"""
-        self._renderer = _native.Renderer(**renderer_tensors(bundle), ranges=ranges, byte_reach=byte_reach)
+        tensors = renderer_tensors(bundle.manifest.spec.field, bundle.tensors)
+        self._renderer = _native.Renderer(**tensors, ranges=ranges, byte_reach=byte_reach)
 
     def condition(self, windows: Float) -> Float:
         """Mel windows [N, taps, mels, columns] -> condition [N, C]."""
@@ -65,24 +66,7 @@ class NativeCpu:
 
     def render_head(self, request: HeadRequest) -> Float:
         """The head alone: premultiplied RGBA [H, W, 4] in 0..1."""
-        camera = request.camera
-        rgba = np.zeros((camera.height, camera.width, 4), np.float32)
-        self._renderer.render(
-            rotation=_contiguous(request.rotation),
-            translation=_contiguous(request.translation),
-            focal=camera.focal_px,
-            centre_x=camera.centre_x,
-            centre_y=camera.centre_y,
-            x0=0,
-            y0=0,
-            x1=camera.width,
-            y1=camera.height,
-            condition=_contiguous(request.condition),
-            expression=_contiguous(request.expression),
-            appearance=_contiguous(request.appearance),
-            out=rgba,
-        )
-        return rgba
+        return render_head(self._renderer, request)
 
 
 def _integers(bundle: Bundle, precision: str) -> tuple[list[float], float]:
@@ -106,7 +90,3 @@ def _integers(bundle: Bundle, precision: str) -> tuple[list[float], float]:
         return [], 0.0
     wants_bytes = precision == "int8" or (precision == "auto" and _native.simd() in _FAST_BYTES)
     return ranges, reach if wants_bytes else 0.0
-
-
-def _contiguous(values: Float) -> Float:
-    return np.ascontiguousarray(values, np.float32)

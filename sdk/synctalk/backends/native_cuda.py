@@ -15,7 +15,7 @@ from synctalk.bundle import Bundle
 from synctalk.errors import BackendError
 
 from . import HeadRequest
-from .renderer_tensors import renderer_tensors
+from .native_renderer import renderer_tensors
 from .sessions import AudioNetwork, why_no_onnxruntime
 
 __all__ = ["NativeCuda", "batch_of", "size_of", "why_not"]
@@ -69,7 +69,9 @@ class NativeCuda:
         self._audio = AudioNetwork(bundle)
         try:
             self._renderer = make_renderer(
-                **renderer_tensors(bundle), is_half=precision != "float32", is_graphed=is_graphed
+                **renderer_tensors(bundle.manifest.spec.field, bundle.tensors),
+                is_half=precision != "float32",
+                is_graphed=is_graphed,
             )
         except (RuntimeError, ValueError) as error:
             raise BackendError(f"backend native-cuda cannot take this avatar: {error}") from error

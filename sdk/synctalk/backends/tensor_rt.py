@@ -37,7 +37,7 @@ from . import HeadRequest
 from .half_size import half_sized
 from .native_cuda import batch_of, size_of
 from .native_cuda import why_not as why_no_kernels
-from .renderer_tensors import renderer_tensors
+from .native_renderer import renderer_tensors
 from .sessions import AudioNetwork, cuda_graphs
 
 __all__ = ["TensorRT", "why_not"]
@@ -215,7 +215,7 @@ def _stages_of(bundle: Bundle, make_stages: Callable[..., Any] | None) -> Any:
 
         make_stages = _native.CudaStages
     try:
-        return make_stages(**renderer_tensors(bundle))
+        return make_stages(**renderer_tensors(bundle.manifest.spec.field, bundle.tensors))
     except (RuntimeError, ValueError) as error:
         raise BackendError(f"backend tensorrt cannot take this avatar: {error}") from error
 

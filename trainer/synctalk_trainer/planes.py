@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 from synctalk import _native
-from synctalk.errors import ExportError
+from synctalk.errors import TrainingError
 from synctalk.spec import PLANES, GridSpec, Level
 
 __all__ = ["node_planes", "unroll"]
@@ -24,10 +24,10 @@ def unroll(table: NDArray[np.float32], level: Level) -> NDArray[np.float32]:
 def node_planes(tables: NDArray[np.float32], grid: GridSpec) -> dict[str, NDArray[np.float16]]:
     """The bundle's ``field.plane.*`` tensors. tables: [3, n_entries, C].
 
-    Raises: ExportError: a value that is not finite or does not fit half precision.
+    Raises: TrainingError: a value that is not finite or does not fit half precision.
     """
     if not np.isfinite(tables).all() or np.abs(tables).max() > _LARGEST_HALF:
-        raise ExportError(
+        raise TrainingError(
             "the grid's tables hold values that are not finite or beyond half precision: the run is damaged or "
             "diverged; train it again"
         )
