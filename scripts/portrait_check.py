@@ -11,7 +11,7 @@ shake    Rigid points of the face (nose, forehead, cheekbones) found by MediaPip
 
 contour  Open frames are driven with silence, shut ones with a wide mouth that was filmed in nearly their pose. How far the
          jaw's contour, found in the pixels, lies from where landmarks of filmed frames with that mouth put the jaw, mean
-         over the lower jaw, px at 512. At most 2.
+         over the lower jaw, px at 512. At most 2. In brackets: filmed frames with their own landmarks, the measure's error.
 second   In the same pictures, the strongest edge below the jaw that filmed jaws of that mouth lack, as a share of a jaw's
          own edge, less the same of held-out filmed frames. An old chin that shows, a hole, the rim of a wrong shadow. At
          most 0.25.
@@ -73,7 +73,9 @@ def main() -> int:
     )
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    print("| run | seam: gradient over source's | shake, px | contour shut, open, px | second shut, open |")
+    print(
+        "| run | seam: gradient over source's | shake, px | contour shut, open (filmed), px | second shut, open |"
+    )
     print("|---|---|---|---|---|")
     is_good = True
     try:
@@ -98,7 +100,11 @@ def _check(run: Run, detect: Detect | None, sheet: Path, spoil: Spoil) -> bool:
     ratio = None if detect is None else _seam_ratio(run, held)
     shake = None if detect is None else _shake(run, held, detect)
     cells = ["–" if ratio is None else f"{ratio:.2f}", "–" if shake is None else f"{shake:+.2f}"]
-    cells += [f"{shut.contour:.1f}, {opened.contour:.1f}", f"{shut.second:+.2f}, {opened.second:+.2f}"]
+    filmed = f"({shut.contour_filmed:.1f}, {opened.contour_filmed:.1f})"
+    cells += [
+        f"{shut.contour:.1f}, {opened.contour:.1f} {filmed}",
+        f"{shut.second:+.2f}, {opened.second:+.2f}",
+    ]
     print(f"| {sheet.stem} | " + " | ".join(cells) + " |", flush=True)
     is_good = (ratio is None or ratio <= _SEAM_BAR) and (shake is None or shake <= _SHAKE_BAR)
     return is_good and shut.is_good and opened.is_good

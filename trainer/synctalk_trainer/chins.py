@@ -56,6 +56,11 @@ def _as_drawn(shot: Shot) -> Frame:
     return compose(shot.rgba, shot.plate)
 
 
+def _over_frame(shot: Shot) -> Frame:
+    """Over the filmed chin, as far as the head and its shadow leave any of it."""
+    return compose(shot.rgba, shot.frame)
+
+
 def _old_chin(shot: Shot) -> Frame:
     """The head ends at its jaw, and the filmed chin is still there."""
     return compose(shot.rgba * shot.above[..., None], shot.frame)
@@ -72,7 +77,13 @@ def _moved_up(shot: Shot) -> Frame:
     return compose(np.roll(shot.rgba, -round(len(shot.rgba) / 128), axis=0), shot.plate)
 
 
-SPOILED: dict[str, Spoil] = {"no": _as_drawn, "old-chin": _old_chin, "hole": _hole, "up": _moved_up}
+SPOILED: dict[str, Spoil] = {
+    "no": _as_drawn,
+    "up": _moved_up,
+    "frame": _over_frame,
+    "old-chin": _old_chin,
+    "hole": _hole,
+}
 """Ways to draw a driven head: right, and wrong on purpose."""
 
 
@@ -91,6 +102,8 @@ class Chin:
 
     contour: float
     """px of 512"""
+    contour_filmed: float
+    """The same of filmed frames with their own landmarks: what the measure errs by"""
     second: float
     """Share of a jaw's edge, beyond that of filmed frames"""
     pictures: list[Frame]
@@ -152,8 +165,9 @@ class Chins:
             looks.append(look)
             filmed.append(self._look_at_filmed(drive))
             pictures.append(_row(np.asarray(self.run.dataset.frames[drive.frame]), shown, look))
-        second = np.mean([look.strength for look in looks]) - np.mean([look.strength for look in filmed])
-        return Chin(float(np.mean([look.distance for look in looks])), float(second), pictures)
+        strengths = [np.mean([look.strength for look in some]) for some in (looks, filmed)]
+        distances = [float(np.mean([look.distance for look in some])) for some in (looks, filmed)]
+        return Chin(distances[0], distances[1], float(strengths[0] - strengths[1]), pictures)
 
     def _look(self, drive: Drive, spoil: Spoil) -> tuple[Frame, Look]:
         data, frame = self.run.dataset, drive.frame
