@@ -4,7 +4,6 @@
 #include "field_block.h"
 #include "renderer_tile.h"
 #include "upsampler_bytes.h"
-#include "upsampler_rows.h"
 
 namespace synctalk::SYNCTALK_PATH {
 
@@ -13,6 +12,8 @@ extern const RendererPath renderer_path;
 extern const UpsamplerPath upsampler_path;
 const FieldPath field_path{workspace_floats, forward, backward};
 const RendererPath renderer_path{renderer_floats, render_tile, query};
-const UpsamplerPath upsampler_path{convolve, convolve_bytes, details_of_bytes, enlarge};
+const UpsamplerPath upsampler_path{{convolve, convolve_hidden, modulate, halve, merge},
+                                   {convolve_bytes, convolve_hidden_bytes, modulate_bytes, halve_bytes, merge_bytes},
+                                   enlarge};
 
 }  // namespace synctalk::SYNCTALK_PATH

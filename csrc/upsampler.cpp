@@ -44,32 +44,6 @@ void for_rows(int first, int end, const Work& work) {
   });
 }
 
-// Makes the planes of all hidden layers in turn: convolve(layer, rows, n, out) -> the last one, and its spans.
-template <class Value, class Layer, class Convolve>
-Plane<Value> hidden_plane(const std::vector<Layer>& layers, size_t n_layers, Plane<Value> in, int height, Value* memory,
-                          long plane_values, std::vector<Span>& spans, const Convolve& convolve) {
-  const int width = in.width;
-  for (size_t i = 0; i < n_layers; ++i) {
-    spans = grown(spans, width);
-    const Layer& layer = layers[i];
-    const Plane<Value> made{memory + static_cast<long>(i % 2) * plane_values, width, layer.n_out};
-    made.clear(-1, -1, width + 1);
-    made.clear(height, -1, width + 1);
-    for_rows(0, height, [&](int y) {
-      const Span span = spans[y];
-      if (!span.is_empty()) {
-        const Value* rows[3];
-        in.rows_at(y, span.begin, rows);
-        convolve(layer, rows, span.end - span.begin, made.pixel(y, span.begin));
-      }
-      made.clear_around(y, span);
-    });
-    in = made;
-  }
-  spans = grown(spans, width);
-  return in;
-}
-
 // The picture goes on beyond its edges as it ends there.
 void copy_with_edges(const float* small, int height, const Plane<float>& plane) {
   const long row_floats = static_cast<long>(plane.width) * UPSAMPLER_PIXEL;
@@ -95,47 +69,156 @@ void to_bytes(const Plane<float>& picture, int height, const Plane<uint8_t>& byt
   });
 }
 
-// Writes the picture: details_of(y, span) -> [n][UPSAMPLER_OUT] where it has anything, zeros elsewhere.
-template <class Details>
-void enlarge(const UpsamplerPath& path, const Plane<float>& picture, int height, const std::vector<Span>& spans,
-             const Details& details_of, float* out) {
-  const long row_floats = 2L * picture.width * UPSAMPLER_PIXEL;
+// One size of the picture while it passes through the network.
+template <class Value>
+struct Scale {
+  int height, width, n_channels;
+  std::vector<float> shifts;
+  Modulation modulation;
+  float* alpha;            // [height, width]
+  std::vector<Span> head;  // where alpha is
+  Plane<Value> in, inner, side;
+  std::vector<Span> in_spans, inner_spans, spans;
+};
+
+// Memory of a thread, dealt out in aligned pieces; counts only while there is none.
+struct Deal {
+  float* memory;
+  long used = 0;
+
+  template <class Value>
+  Value* take(long n) {
+    float* at = memory == nullptr ? nullptr : memory + used;
+    used += (n * static_cast<long>(sizeof(Value)) / 4 + 32) / 16 * 16;
+    return reinterpret_cast<Value*>(at);
+  }
+  template <class Value>
+  Plane<Value> plane(int height, int width, int n_channels) {
+    return {take<Value>(Plane<Value>::n_values(height, width, n_channels)), width, n_channels};
+  }
+};
+
+// A thread's row of floats; each use has its own.
+template <class Use>
+float* row_of(int width, int n_channels) {
+  return floats_of_thread<Use>(static_cast<long>(width + BYTE_SPARE) * n_channels);
+}
+
+// Calls make(y, span) where the plane is to have something; clears the rest.
+template <class Value, class Make>
+void fill_plane(const Plane<Value>& out, int height, const std::vector<Span>& spans, const Make& make) {
+  out.clear(-1, -1, out.width + 1);
+  out.clear(height, -1, out.width + 1);
   for_rows(0, height, [&](int y) {
-    float *upper = out + 2 * y * row_floats, *lower = upper + row_floats;
     const Span span = spans[y];
-    const long before = 2L * UPSAMPLER_PIXEL * span.begin, behind = 2L * UPSAMPLER_PIXEL * span.end;
-    for (float* row : {upper, lower}) {
-      std::fill(row, row + before, 0.0f);
-      std::fill(row + behind, row + row_floats, 0.0f);
+    if (!span.is_empty()) make(y, span);
+    out.clear_around(y, span);
+  });
+}
+
+void halve_alpha(const float* alpha, int height, int width, float* half) {
+  for (int y = 0; y < height / 2; ++y) {
+    const float *upper = alpha + 2L * y * width, *lower = upper + width;
+    for (int x = 0; x < width / 2; ++x) {
+      *half++ = (upper[2 * x] + upper[2 * x + 1] + lower[2 * x] + lower[2 * x + 1]) * 0.25f;
     }
-    if (span.is_empty()) return;
-    const float* rows[3];
-    picture.rows_at(y, span.begin, rows);
-    path.enlarge(rows, details_of(y, span), span.end - span.begin, upper + before, lower + before);
+  }
+}
+
+void copy_alpha(const float* small, long n_pixels, float* alpha) {
+  for (long i = 0; i < n_pixels; ++i) alpha[i] = small[i * UPSAMPLER_PIXEL + UPSAMPLER_PIXEL - 1];
+}
+
+// The picture as the first layer takes it.
+const Plane<float>& picture_as(const Plane<float>& picture, int, const Plane<float>&) { return picture; }
+
+const Plane<uint8_t>& picture_as(const Plane<float>& picture, int height, const Plane<uint8_t>& bytes) {
+  to_bytes(picture, height, bytes);
+  return bytes;
+}
+
+// Both convolutions of a level.
+template <class Value, class Layer>
+void look(const UpsamplerRows<Value, Layer>& rows, const Layer* layers, const Scale<Value>& level) {
+  struct Row;
+  fill_plane(level.inner, level.height, level.inner_spans, [&](int y, Span span) {
+    const int n = span.end - span.begin;
+    const Value* from[3];
+    level.in.rows_at(y, span.begin, from);
+    float* values = row_of<Row>(level.width, level.n_channels);
+    rows.convolve(layers[0], from, n, values);
+    const float* alpha = level.alpha + static_cast<long>(y) * level.width + span.begin;
+    rows.modulate(level.modulation, values, alpha, n, level.inner.pixel(y, span.begin));
+  });
+  fill_plane(level.side, level.height, level.spans, [&](int y, Span span) {
+    const Value* from[3];
+    level.inner.rows_at(y, span.begin, from);
+    rows.convolve_hidden(layers[1], from, span.end - span.begin, level.side.pixel(y, span.begin));
+  });
+}
+
+template <class Value, class Layer>
+void halve(const UpsamplerRows<Value, Layer>& rows, const Scale<Value>& from, const Scale<Value>& to) {
+  fill_plane(to.in, to.height, to.in_spans, [&](int y, Span span) {
+    rows.halve(from.side.pixel(2 * y, 2 * span.begin), from.side.pixel(2 * y + 1, 2 * span.begin),
+               span.end - span.begin, from.n_channels, to.in.pixel(y, span.begin));
+  });
+  halve_alpha(from.alpha, from.height, from.width, to.alpha);
+}
+
+// What the coarser level knows is added to a level's side, where the head is. ratio: of the side's unit to the sum's.
+template <class Value, class Layer>
+void merge(const UpsamplerRows<Value, Layer>& rows, const Layer& layer, const Scale<Value>& coarse, float ratio,
+           const Scale<Value>& level) {
+  struct Row;
+  for_rows(0, coarse.height, [&](int y) {
+    float* values = row_of<Row>(coarse.width, layer.n_out);
+    const Span known = coarse.head[y];
+    if (!known.is_empty()) {
+      const Value* from[3];
+      coarse.side.rows_at(y, known.begin, from);
+      rows.convolve(layer, from, known.end - known.begin, values + static_cast<long>(known.begin) * layer.n_out);
+    }
+    const int end = std::max(known.begin, known.end);
+    std::fill(values, values + static_cast<long>(known.begin) * layer.n_out, 0.0f);
+    std::fill(values + static_cast<long>(end) * layer.n_out, values + static_cast<long>(coarse.width) * layer.n_out,
+              0.0f);
+    for (const int fine : {2 * y, 2 * y + 1}) {
+      const Span span = level.spans[fine];
+      const float* alpha = level.alpha + static_cast<long>(fine) * level.width;
+      rows.merge(values, alpha, ratio, level.n_channels, span.begin, span.end, level.side.pixel(fine, 0));
+    }
   });
 }
 
 }  // namespace
 
-Upsampler::Upsampler(const std::vector<Layer>& layers, const std::vector<float>& ranges) : widest_(UPSAMPLER_OUT) {
-  if (!ranges.empty() && ranges.size() + 1 != layers.size()) {
+Upsampler::Upsampler(const std::vector<Layer>& layers, const std::vector<float>& ranges)
+    : n_levels_(static_cast<int>(layers.size()) / 3) {
+  for (const Layer& layer : layers) widest_ = std::max(widest_, layer.n_out);
+  for (int level = 0; level < n_levels_; ++level) n_modulation_ += 2 * layers[2 * level].n_out;
+  if (ranges.empty()) {
+    scales_.assign(layers.size(), 1.0f);
+    for (const Layer& layer : layers) add_layer(layer);
+  } else {
+    add_byte_layers(layers, ranges);
+  }
+}
+
+void Upsampler::add_byte_layers(const std::vector<Layer>& layers, const std::vector<float>& ranges) {
+  if (ranges.size() + 1 != layers.size()) {
     throw std::invalid_argument("ranges: expected " + std::to_string(layers.size() - 1) + " values, got " +
                                 std::to_string(ranges.size()));
   }
-  float scale = BYTE_TOP;  // the picture lies in 0..1
+  float in_scale = BYTE_TOP;  // the picture lies in 0..1
   for (size_t i = 0; i < layers.size(); ++i) {
-    widest_ = std::max(widest_, layers[i].n_out);
-    if (ranges.empty()) {
-      add_layer(layers[i]);
-      continue;
-    }
     const bool is_last = i + 1 == layers.size();
     if (!is_last && !(ranges[i] > 0.0f && std::isfinite(ranges[i]))) {
       throw std::invalid_argument("ranges: expected finite and positive");
     }
-    const float out_scale = is_last ? 1.0f : BYTE_TOP / ranges[i];
-    add_byte_layer(layers[i], scale, out_scale);
-    scale = out_scale;
+    scales_.push_back(is_last ? 1.0f : BYTE_TOP / ranges[i]);
+    add_byte_layer(layers[i], in_scale, scales_.back());
+    in_scale = scales_.back();
   }
 }
 
@@ -175,47 +258,84 @@ void Upsampler::add_byte_layer(const Layer& layer, float in_scale, float out_sca
   byte_layers_.push_back({packed.data(), scales.data(), layer.n_in, layer.n_out, n_quads});
 }
 
-void Upsampler::apply(const float* small, int height, int width, float* out) const {
+template <class Value, class Convolved>
+void Upsampler::pass(const UpsamplerPath& path, const UpsamplerRows<Value, Convolved>& rows,
+                     const std::vector<Convolved>& layers, const float* small, int height, int width,
+                     const float* modulation, float* out) const {
   struct Details;
+  std::vector<Scale<Value>> levels(n_levels_);
+  Plane<float> picture;
+  const auto deal = [&](Deal hand) {
+    picture = hand.plane<float>(height, width, UPSAMPLER_PIXEL);
+    for (int i = 0; i < n_levels_; ++i) {
+      Scale<Value>& level = levels[i];
+      level.height = height >> i;
+      level.width = width >> i;
+      level.n_channels = layers[2 * i].n_out;
+      level.alpha = hand.take<float>(static_cast<long>(level.height) * level.width);
+      level.in = hand.plane<Value>(level.height, level.width, layers[2 * i].n_in);
+      level.inner = hand.plane<Value>(level.height, level.width, level.n_channels);
+      level.side = hand.plane<Value>(level.height, level.width, level.n_channels);
+    }
+    return hand.used;
+  };
+  deal({floats_of_thread<Upsampler>(deal({nullptr}))});
+  copy_with_edges(small, height, picture);
+  copy_alpha(small, static_cast<long>(height) * width, levels[0].alpha);
+  const float *gains = modulation, *shifts = modulation + n_modulation_ / 2;
+  for (int i = 0; i < n_levels_; ++i) {
+    Scale<Value>& level = levels[i];
+    const float unit = scales_[2 * i];
+    for (int c = 0; c < level.n_channels; ++c) level.shifts.push_back(shifts[c] * unit);
+    level.modulation = {gains, level.shifts.data(), level.n_channels};
+    gains += level.n_channels;
+    shifts += level.n_channels;
+    if (i == 0) {
+      level.in = picture_as(picture, height, level.in);
+      level.head = level.in_spans = spans_of(small, height, width);
+    } else {
+      level.head = halved(levels[i - 1].head);
+      level.in_spans = halved(levels[i - 1].spans);
+      halve(rows, levels[i - 1], level);
+    }
+    level.inner_spans = grown(level.in_spans, level.width);
+    level.spans = grown(level.inner_spans, level.width);
+    look(rows, &layers[2 * i], level);
+  }
+  size_t next = 2 * static_cast<size_t>(n_levels_);
+  for (int i = n_levels_ - 2; i >= 0; --i, ++next) {
+    merge(rows, layers[next], levels[i + 1], scales_[next] / scales_[2 * i + 1], levels[i]);
+  }
+  const Scale<Value>& first = levels[0];
+  const auto spans = grown(first.spans, width);
+  const long row_floats = 2L * width * UPSAMPLER_PIXEL;
+  for_rows(0, height, [&](int y) {
+    float *upper = out + 2 * y * row_floats, *lower = upper + row_floats;
+    const Span span = spans[y];
+    const long before = 2L * UPSAMPLER_PIXEL * span.begin, behind = 2L * UPSAMPLER_PIXEL * span.end;
+    for (float* row : {upper, lower}) {
+      std::fill(row, row + before, 0.0f);
+      std::fill(row + behind, row + row_floats, 0.0f);
+    }
+    if (span.is_empty()) return;
+    const Value* from[3];
+    first.side.rows_at(y, span.begin, from);
+    float* details = row_of<Details>(width, UPSAMPLER_OUT);
+    rows.convolve(layers.back(), from, span.end - span.begin, details);
+    const float* seen[3];
+    picture.rows_at(y, span.begin, seen);
+    path.enlarge(seen, details, span.end - span.begin, upper + before, lower + before);
+  });
+}
+
+void Upsampler::apply(const float* small, int height, int width, const float* modulation, float* out) const {
   const UpsamplerPath& path = by_simd(portable::upsampler_path, avx2::upsampler_path, avxvnni::upsampler_path,
                                       avx512::upsampler_path, avx512vnni::upsampler_path);
-  const long picture_values = Plane<float>::n_values(height, width, UPSAMPLER_PIXEL);
-  const long plane_values = Plane<float>::n_values(height, width, widest_);
-  std::vector<Span> spans = spans_of(small, height, width);
   if (layers_.empty()) {
-    float* memory = floats_of_thread<Upsampler>(picture_values + (picture_values + 2 * plane_values + 3) / 4);
-    const Plane<float> picture{memory, width, UPSAMPLER_PIXEL};
-    const Plane<uint8_t> bytes{reinterpret_cast<uint8_t*>(memory + picture_values), width, UPSAMPLER_PIXEL};
-    copy_with_edges(small, height, picture);
-    to_bytes(picture, height, bytes);
-    const auto last = hidden_plane(byte_layers_, byte_layers_.size() - 1, bytes, height, bytes.data + picture_values,
-                                   plane_values, spans, path.convolve_bytes);
-    const auto details_of = [&](int y, Span span) {
-      float* details = floats_of_thread<Details>(static_cast<long>(width + BYTE_SPARE) * UPSAMPLER_OUT);
-      const uint8_t* rows[3];
-      last.rows_at(y, span.begin, rows);
-      path.details_of_bytes(byte_layers_.back(), rows, span.end - span.begin, details);
-      return details;
-    };
-    enlarge(path, picture, height, spans, details_of, out);
-    return;
+    pass(path, path.bytes, byte_layers_, small, height, width, modulation, out);
+  } else {
+    pass(path, path.floats, layers_, small, height, width, modulation, out);
   }
-  float* memory = floats_of_thread<Upsampler>(picture_values + 2 * plane_values);
-  const Plane<float> picture{memory, width, UPSAMPLER_PIXEL};
-  copy_with_edges(small, height, picture);
-  const auto convolve = [&](const Convolution& layer, const float* const rows[3], int n, float* made) {
-    path.convolve(layer, rows, n, false, made);
-  };
-  const auto last = hidden_plane(layers_, layers_.size() - 1, picture, height, memory + picture_values, plane_values,
-                                 spans, convolve);
-  const auto details_of = [&](int y, Span span) {
-    float* details = floats_of_thread<Details>(static_cast<long>(width + BYTE_SPARE) * UPSAMPLER_OUT);
-    const float* rows[3];
-    last.rows_at(y, span.begin, rows);
-    path.convolve(layers_.back(), rows, span.end - span.begin, true, details);
-    return details;
-  };
-  enlarge(path, picture, height, spans, details_of, out);
 }
 
 }  // namespace synctalk

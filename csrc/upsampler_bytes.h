@@ -2,7 +2,7 @@
 #pragma once
 
 #include "byte_block.h"
-#include "upsampler_net.h"
+#include "upsampler_rows.h"
 
 namespace synctalk::SYNCTALK_PATH {
 
@@ -68,36 +68,90 @@ static inline void convolve_pixels(const ByteConvolution& layer, const uint8_t* 
   for (int p = 0; p < BYTE_PIXELS; ++p) finish(x + p, sum[p]);
 }
 
-// A hidden layer: out [n + BYTE_SPARE][n_out].
-[[gnu::noinline]] static void convolve_bytes(const ByteConvolution& layer, const uint8_t* const rows[3], int n,
-                                             uint8_t* out) {
+// finish(pixel, first channel, values) for all channels of n pixels and up to BYTE_SPARE more.
+template <class Finish>
+static inline void convolve_channels(const ByteConvolution& layer, const uint8_t* const rows[3], int n,
+                                     const Finish& finish) {
   for (int first = 0; first < layer.n_out; first += BYTE_CHANNELS) {
     const int32_t* weights = layer.weights + static_cast<long>(first) * 3 * layer.n_quads;
     const float* scales = layer.scales + first;
     for (int x = 0; x < n; x += BYTE_PIXELS) {
       convolve_pixels(layer, rows, x, weights, [&](int pixel, const IVec* sum) {
-        IVec values[CHANNEL_VECS];
+        Vec values[CHANNEL_VECS];
 #pragma GCC unroll 4
         for (int v = 0; v < CHANNEL_VECS; ++v) {
-          values[v] = rounded(__builtin_convertvector(sum[v], Vec) * load(scales + v * LANES));
+          values[v] = __builtin_convertvector(sum[v], Vec) * load(scales + v * LANES);
         }
-        store_channels(out + static_cast<long>(pixel) * layer.n_out + first, values);
+        finish(pixel, first, values);
       });
     }
   }
 }
 
-// The last layer: details [n + BYTE_SPARE][UPSAMPLER_OUT].
-[[gnu::noinline]] static void details_of_bytes(const ByteConvolution& layer, const uint8_t* const rows[3], int n,
-                                               float* details) {
-  for (int x = 0; x < n; x += BYTE_PIXELS) {
-    convolve_pixels(layer, rows, x, layer.weights, [&](int pixel, const IVec* sum) {
+static inline void store_rounded(uint8_t* out, const Vec* values) {
+  IVec whole[CHANNEL_VECS];
+#pragma GCC unroll 4
+  for (int v = 0; v < CHANNEL_VECS; ++v) whole[v] = rounded(values[v]);
+  store_channels(out, whole);
+}
+
+[[gnu::noinline]] static void convolve_hidden_bytes(const ByteConvolution& layer, const uint8_t* const rows[3], int n,
+                                                    uint8_t* out) {
+  convolve_channels(layer, rows, n, [&](int pixel, int first, const Vec* values) {
+    store_rounded(out + static_cast<long>(pixel) * layer.n_out + first, values);
+  });
+}
+
+[[gnu::noinline]] static void convolve_bytes(const ByteConvolution& layer, const uint8_t* const rows[3], int n,
+                                             float* out) {
+  convolve_channels(layer, rows, n, [&](int pixel, int first, const Vec* values) {
+    float* to = out + static_cast<long>(pixel) * layer.n_out + first;
+#pragma GCC unroll 4
+    for (int v = 0; v < CHANNEL_VECS; ++v) store(to + v * LANES, values[v]);
+  });
+}
+
+static void modulate_bytes(const Modulation& by, const float* values, const float* alpha, int n, uint8_t* out) {
+  for (int i = 0; i < n; ++i, values += by.n_channels, out += by.n_channels) {
+    for (int c = 0; c < by.n_channels; c += BYTE_CHANNELS) {
+      Vec found[CHANNEL_VECS];
+#pragma GCC unroll 4
+      for (int v = 0; v < CHANNEL_VECS; ++v) found[v] = modulated(by, values, c + v * LANES, alpha[i]);
+      store_rounded(out + c, found);
+    }
+  }
+}
+
+static void halve_bytes(const uint8_t* upper, const uint8_t* lower, int n, int n_channels, uint8_t* out) {
+  for (int i = 0; i < n; ++i, upper += 2 * n_channels, lower += 2 * n_channels, out += n_channels) {
+    for (int c = 0; c < n_channels; ++c) {
+      out[c] = static_cast<uint8_t>((upper[c] + upper[n_channels + c] + lower[c] + lower[n_channels + c] + 2) >> 2);
+    }
+  }
+}
+
+typedef uint8_t LaneBytes __attribute__((vector_size(LANES)));
+
+static inline Vec widened(const uint8_t* bytes) {
+  LaneBytes lanes;
+  __builtin_memcpy(&lanes, bytes, sizeof lanes);
+  return __builtin_convertvector(lanes, Vec);
+}
+
+static void merge_bytes(const float* coarse, const float* alpha, float ratio, int n_channels, int begin, int end,
+                        uint8_t* side) {
+  for (int x = begin; x < end; ++x) {
+    const float* from = coarse + static_cast<long>(x / 2) * n_channels;
+    uint8_t* to = side + static_cast<long>(x) * n_channels;
+    for (int c = 0; c < n_channels; c += BYTE_CHANNELS) {
+      Vec found[CHANNEL_VECS];
 #pragma GCC unroll 4
       for (int v = 0; v < CHANNEL_VECS; ++v) {
-        store(details + static_cast<long>(pixel) * UPSAMPLER_OUT + v * LANES,
-              __builtin_convertvector(sum[v], Vec) * load(layer.scales + v * LANES));
+        const int at = c + v * LANES;
+        found[v] = widened(to + at) * ratio + load(from + at) * splat(alpha[x]);
       }
-    });
+      store_rounded(to + c, found);
+    }
   }
 }
 

@@ -47,6 +47,16 @@ inline std::vector<Span> grown(const std::vector<Span>& spans, int width) {
   return wider;
 }
 
+// What halving makes of them.
+inline std::vector<Span> halved(const std::vector<Span>& spans) {
+  std::vector<Span> half(spans.size() / 2);
+  for (size_t y = 0; y < half.size(); ++y) {
+    const Span both = joined(spans[2 * y], spans[2 * y + 1]);
+    if (!both.is_empty()) half[y] = {both.begin / 2, (both.end + 1) / 2};
+  }
+  return half;
+}
+
 // A picture of some channels with a pixel around it, and room for those that kernels write behind a row.
 template <class Value>
 struct Plane {

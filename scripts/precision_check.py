@@ -18,8 +18,8 @@ from gpu_backends import psnr, requests
 from numpy.typing import NDArray
 from synctalk import _native
 from synctalk.backends import HeadRequest, create_backend
-from synctalk.backends.half_size import half_sized
-from synctalk.bundle import Bundle, open_bundle, upsampler_design
+from synctalk.backends.half_size import drive_of, half_sized, native_upsampler
+from synctalk.bundle import Bundle, open_bundle
 
 Float = NDArray[np.float32]
 Draw = Callable[[], Float]
@@ -59,20 +59,10 @@ def heads(bundle: Bundle, asked: list[HeadRequest]) -> dict[str, list[Draw]]:
     }
 
 
-def enlargements(bundle: Bundle, small: list[Float]) -> dict[str, list[Draw]]:
-    design = upsampler_design(bundle)
-    weights = [bundle.tensors[f"upsampler.{i}"] for i in range(design.layers)]
-    networks = {
-        "float32": _native.Upsampler(weights),
-        "int8": _native.Upsampler(weights, bundle.tensors["upsampler.ranges"].tolist()),
-    }
-    out = np.empty((2 * small[0].shape[0], 2 * small[0].shape[1], 4), np.float32)
-
-    def enlarged(network: _native.Upsampler, head: Float) -> Float:
-        network.apply(head, out)
-        return out
-
-    return {name: [partial(enlarged, network, head) for head in small] for name, network in networks.items()}
+def enlargements(bundle: Bundle, asked: list[HeadRequest], small: list[Float]) -> dict[str, list[Draw]]:
+    networks = {name: native_upsampler(bundle, name) for name in ("float32", "int8")}
+    given = [(head, drive_of(request)) for request, head in zip(asked, small, strict=True)]
+    return {name: [partial(network, *one) for one in given] for name, network in networks.items()}
 
 
 def held_out(bundle: Bundle, folder: Path) -> None:
@@ -119,7 +109,7 @@ def main() -> None:
     halves = race(heads(bundle, [half_sized(request) for request in asked]))
     table("head, half size", halves)
     if bundle.manifest.spec.upsampler:
-        table("upsampler", race(enlargements(bundle, halves["float32"][1])))
+        table("upsampler", race(enlargements(bundle, asked, halves["float32"][1])))
     if len(sys.argv) > 2:
         _native.set_threads(2)
         held_out(bundle, Path(sys.argv[2]))

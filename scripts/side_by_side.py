@@ -23,6 +23,7 @@ _ROWS = (
     ("psnr_head", "PSNR head mask, dB", 2),
     ("psnr_face", "PSNR face, dB", 2),
     ("psnr_mouth", "PSNR mouth, dB", 2),
+    ("psnr_hair", "PSNR hair and ears, dB", 2),
     ("ssim_head", "SSIM head mask", 3),
     ("lmd_px", "landmark distance, px", 2),
     ("lip_r", "lip aperture r", 3),

@@ -26,6 +26,10 @@ N_FRAMES, REPEATS = 24, 30
 """Half of them to calibrate."""
 
 
+Half = tuple[np.ndarray, np.ndarray]
+"""A head at half the size [H, W, 4] and its drive [D]."""
+
+
 def small_heads(bundle: Bundle) -> np.ndarray:
     """Half-size heads [N, H, W, 4] over the track, with the mean and the resting mouth."""
     tensors, backend = bundle.tensors, create_backend("native-cpu", bundle, precision="float32")
@@ -42,7 +46,7 @@ def small_heads(bundle: Bundle) -> np.ndarray:
         )
         for i, frame in enumerate(frames)
     ]
-    return np.stack([backend.render_head(half_sized(request)) for request in requests])
+    return [(backend.render_head(half_sized(request)), drive_of(request)) for request in requests]
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
@@ -51,9 +55,14 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
     return -10 * math.log10(np.square(a - b)[shown].mean())
 
 
-def enlarged(model: Any, heads: np.ndarray) -> np.ndarray:
+def feed_of(half: Half) -> dict[str, np.ndarray]:
+    """What ``upsampler.onnx`` takes."""
+    return dict(zip(("small", "drive"), (values[None] for values in half), strict=True))
+
+
+def enlarged(model: Any, heads: list[Half]) -> np.ndarray:
     """[N, 2 H, 2 W, 4]"""
-    return np.concatenate([model.run(["head"], {"small": head[None]})[0] for head in heads])
+    return np.concatenate([model.run(["head"], feed_of(head))[0] for head in heads])
 
 
 def main() -> None:
@@ -70,10 +79,10 @@ def main() -> None:
         def say(what: str, work: Callable[[], object], error: str = "") -> None:
             print(f"{what}: {best_ms(work, REPEATS):.2f} ms a picture{error}")
 
-        say("native module", partial(native, test[0]))
+        say("native module", partial(native, *test[0]))
         say(f"float32, {expected.shape[1:3]}", partial(enlarged, exact, test[:1]))
         for label, nodes in (("all layers", layers), ("inner layers", layers[1:-1])):
-            quantise(path, small, ({"small": head[None]} for head in calibration), nodes)
+            quantise(path, small, (feed_of(head) for head in calibration), nodes)
             model = session(small)
             error = f", {psnr(enlarged(model, test), expected):.1f} dB"
             say(f"int8, {label}", partial(enlarged, model, test[:1]), error)

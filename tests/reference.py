@@ -147,21 +147,45 @@ def convolved(picture: Array, weights: Array) -> Array:
     return out
 
 
-def upsampler_layers(small: Array, weights: list[Array]) -> list[Array]:
-    """Outputs of all layers of the upsampler, [H, W, n] each."""
-    around = np.pad(small.astype(np.float64), ((1, 1), (1, 1), (0, 0)), mode="edge")
-    outputs = [convolved(around, weights[0].astype(np.float64))]
-    for layer in weights[1:]:
-        zeros_around = np.pad(np.maximum(outputs[-1], 0.0), ((1, 1), (1, 1), (0, 0)))
-        outputs.append(convolved(zeros_around, layer.astype(np.float64)))
-    return outputs
+def halved(picture: Array) -> Array:
+    """Means of 2 x 2: [H, W, n] -> [H / 2, W / 2, n]."""
+    height, width, n = picture.shape
+    return picture.reshape(height // 2, 2, width // 2, 2, n).mean(axis=(1, 3))
 
 
-def upsampled(small: Array, weights: list[Array]) -> Array:
+def upsampler_layers(small: Array, weights: list[Array], modulation: Array) -> list[Array]:
+    """Outputs of all layers of the upsampler, [H, W, n] each: behind their ReLU, on the way back behind the sum."""
+
+    def convolve(picture: Array, layer: int) -> Array:
+        return convolved(np.pad(picture, ((1, 1), (1, 1), (0, 0))), weights[layer].astype(np.float64))
+
+    n_levels = len(weights) // 3
+    gains, shifts = np.split(modulation.astype(np.float64), 2)
+    alphas, sides, found = [small[..., 3:].astype(np.float64)], [], []
+    at = 0
+    for level in range(n_levels):
+        n = len(weights[2 * level])
+        if level:
+            alphas.append(halved(alphas[-1]))
+            first = convolve(halved(sides[-1]), 2 * level)
+        else:
+            around = np.pad(small.astype(np.float64), ((1, 1), (1, 1), (0, 0)), mode="edge")
+            first = convolved(around, weights[0].astype(np.float64))
+        found.append(np.maximum(first * gains[at : at + n] + shifts[at : at + n] * alphas[-1], 0.0))
+        found.append(np.maximum(convolve(found[-1], 2 * level + 1), 0.0))
+        sides.append(found[-1])
+        at += n
+    for level in reversed(range(n_levels - 1)):
+        coarse = convolve(found[-1], len(found)).repeat(2, axis=0).repeat(2, axis=1)
+        found.append(np.maximum(coarse * alphas[level] + sides[level], 0.0))
+    return [*found, convolve(found[-1], len(found))]
+
+
+def upsampled(small: Array, weights: list[Array], modulation: Array) -> Array:
     """Premultiplied RGBA [H, W, 4] twice as large: bilinear enlargement plus learned details, clipped to 0..1."""
     height, width, _ = small.shape
     around = np.pad(small.astype(np.float64), ((1, 1), (1, 1), (0, 0)), mode="edge")
-    details = upsampler_layers(small, weights)[-1]
+    details = upsampler_layers(small, weights, modulation)[-1]
     out = np.zeros((2 * height, 2 * width, 4))
     for y, x in itertools.product(range(2 * height), range(2 * width)):
         row, column = y // 2 + 1, x // 2 + 1

@@ -12,11 +12,11 @@ import reference
 import torch
 from synctalk.avatar import Avatar
 from synctalk.backends import HeadRequest, create_backend
-from synctalk.backends.half_size import HalfSize, half_sized
+from synctalk.backends.half_size import HalfSize, drive_of, half_sized, modulation_of
 from synctalk.backends.onnx_runtime import onnx_upsampler
 from synctalk.backends.sessions import open_session
-from synctalk.bundle import open_bundle
-from synctalk.errors import BackendError, BundleError
+from synctalk.bundle import Bundle, open_bundle, upsampler_design
+from synctalk.errors import BackendError, BundleError, TrainingError
 from synctalk.manifest import Manifest
 from synctalk.spec import Spec, UpsamplerSpec, preset
 from synctalk_export.export import export_bundle
@@ -26,7 +26,7 @@ from synctalk_trainer.run import Settings, load_run
 from synctalk_trainer.scene import Scene
 from synctalk_trainer.train import start
 from synctalk_trainer.upsampler import Upsampler, load_upsampler, train_upsampler
-from test_upsampler import applied, picture
+from test_upsampler import Float, applied, picture
 from tiny_dataset import write_tiny_dataset
 from tiny_subject import UPSAMPLER_FIGURES, tiny_subject, upsampled_subject
 from tolerances import UPSAMPLER
@@ -34,12 +34,18 @@ from tolerances import UPSAMPLER
 
 def test_torch_and_native_are_the_same_function() -> None:
     torch.manual_seed(1)
-    network = Upsampler(UpsamplerSpec(32, 3))
+    network = Upsampler(UpsamplerSpec(32, 3)).requires_grad_(False)
     torch.nn.init.normal_(network.weights[-1], std=0.05)
-    small = picture(21, 18)
-    with torch.no_grad():
-        exact = network(torch.from_numpy(small).permute(2, 0, 1)[None])[0].permute(1, 2, 0).numpy()
-    assert np.abs(exact - applied([w.detach().numpy() for w in network.weights], small)).max() < UPSAMPLER
+    torch.nn.init.normal_(network.modulate.weight, std=0.05)
+    drives = np.random.default_rng(0).normal(3.0, 0.1, (10, network.spec.drive)).astype(np.float32)
+    drives[:, 0] = 1.0  # does not vary
+    network.see(drives)
+    small = picture(20, 16)
+    exact = network(torch.from_numpy(small).permute(2, 0, 1)[None], torch.from_numpy(drives[:1]))
+    modulation = modulation_of(drives[0], [layer.numpy() for layer in network.modulation()])
+    assert np.abs(modulation - np.repeat([1.0, 0.0], len(modulation) // 2)).max() > 0.05
+    found = applied([weight.numpy() for weight in network.weights], small, modulation)
+    assert np.abs(exact[0].permute(1, 2, 0).numpy() - found).max() < UPSAMPLER
 
 
 def test_a_spec_with_an_upsampler_survives_json_and_one_without_reads_as_before() -> None:
@@ -72,15 +78,25 @@ def _request(path: Path) -> HeadRequest:
     )
 
 
+def _network(bundle: Bundle) -> tuple[list[Float], list[Float]]:
+    """Weights and modulation of a bundle's upsampler."""
+    design = upsampler_design(bundle)
+    return (
+        [np.asarray(bundle.tensors[f"upsampler.{i}"]) for i in range(len(design.shapes))],
+        [np.asarray(bundle.tensors[f"upsampler.modulation.{i}"]) for i in range(2)],
+    )
+
+
 def test_half_detail_is_the_small_head_upsampled(bundle_path: Path) -> None:
     bundle, request = open_bundle(bundle_path), _request(bundle_path)
     full = create_backend("native-cpu", bundle)
     half = create_backend("native-cpu", bundle, precision="float32", detail="half")
     assert isinstance(half, HalfSize) and not isinstance(full, HalfSize)
     small = create_backend("native-cpu", bundle, precision="float32").render_head(half_sized(request))
-    weights = [np.asarray(bundle.tensors[f"upsampler.{i}"]) for i in range(4)]
+    weights, modulation = _network(bundle)
     assert small.any()
-    assert np.abs(half.render_head(request) - reference.upsampled(small, weights)).max() < UPSAMPLER
+    expected = reference.upsampled(small, weights, modulation_of(drive_of(request), modulation))
+    assert np.abs(half.render_head(request) - expected).max() < UPSAMPLER
 
 
 def test_upsampler_onnx_is_the_same_function_for_pictures_of_any_number_and_size(bundle_path: Path) -> None:
@@ -88,14 +104,18 @@ def test_upsampler_onnx_is_the_same_function_for_pictures_of_any_number_and_size
     session = open_session(bundle, "upsampler.onnx", ["CPUExecutionProvider"])
     design = bundle.manifest.spec.upsampler
     assert design is not None
-    (one,), (out,) = session.get_inputs(), session.get_outputs()
-    assert {one.name: tuple(one.shape)} == design.inputs and {out.name: tuple(out.shape)} == design.outputs
-    weights = [np.asarray(bundle.tensors[f"upsampler.{i}"]) for i in range(design.layers)]
-    for size in ((21, 18), (8, 40), (1, 1)):
+    assert {one.name: tuple(one.shape) for one in session.get_inputs()} == design.inputs
+    assert {one.name: tuple(one.shape) for one in session.get_outputs()} == design.outputs
+    weights, modulation = _network(bundle)
+    for size in ((20, 16), (8, 40), (4, 4)):
         small = np.stack([picture(*size), picture(*size)[::-1]])
-        (head,) = session.run(["head"], {"small": small})
+        drive = np.random.default_rng(2).normal(size=(2, design.drive)).astype(np.float32)
+        (head,) = session.run(["head"], {"small": small, "drive": drive})
         for i in range(2):
-            assert np.abs(head[i] - applied(weights, np.ascontiguousarray(small[i]))).max() < UPSAMPLER
+            driven = modulation_of(drive[i], modulation)
+            assert (
+                np.abs(head[i] - applied(weights, np.ascontiguousarray(small[i]), driven)).max() < UPSAMPLER
+            )
     properties = session.get_modelmeta().custom_metadata_map
     assert properties["synctalk.spec"] == bundle.manifest.spec.digest
 
@@ -104,7 +124,7 @@ def test_onnxruntime_enlarges_with_upsampler_onnx(bundle_path: Path) -> None:
     bundle, request = open_bundle(bundle_path), _request(bundle_path)
     half = create_backend("onnxruntime", bundle, detail="half").render_head(request)
     small = create_backend("onnxruntime", bundle).render_head(half_sized(request))
-    np.testing.assert_array_equal(half, onnx_upsampler(bundle)(small))
+    np.testing.assert_array_equal(half, onnx_upsampler(bundle)(small, drive_of(request)))
     without = copy.copy(bundle)  # as bundles were before
     files = {name: entry for name, entry in bundle.manifest.files.items() if name != "upsampler.onnx"}
     without.manifest = dataclasses.replace(bundle.manifest, files=files)
@@ -156,8 +176,18 @@ def test_an_upsampler_that_costs_too_much_stays_out(tmp_path: Path) -> None:
 
 def test_a_manifest_with_an_impossible_upsampler_is_refused(bundle_path: Path) -> None:
     values = open_bundle(bundle_path).manifest.to_dict()
-    values["spec"]["upsampler"]["width"] = 24
-    with pytest.raises(BundleError, match="upsampler"):
+    for key, wrong, said in (
+        ("width", 24, "16, 32"),
+        ("levels", 5, "4 levels"),
+        ("expression", 3, "the field's 7"),
+    ):
+        before = values["spec"]["upsampler"][key]
+        values["spec"]["upsampler"][key] = wrong
+        with pytest.raises(BundleError, match=f"spec.upsampler: .*{said}"):
+            Manifest.from_dict(values)
+        values["spec"]["upsampler"][key] = before
+    values["frame"]["width"] = 60
+    with pytest.raises(BundleError, match="multiples of 8"):
         Manifest.from_dict(values)
 
 
@@ -168,12 +198,17 @@ def test_training_beats_bilinear_enlargement_on_held_out_frames(tmp_path: Path) 
     trainer = start(Scene(Dataset.open(data), spec), spec, settings, tmp_path / "run")
     trainer.run(_Silent())
     run = load_run(tmp_path / "run")
+    with pytest.raises(TrainingError, match="--size that 32 divides"):
+        train_upsampler(run, 0.05, UpsamplerSpec(16, 5), lambda *_: None)
     seen: list[tuple[str, float]] = []
     figures = train_upsampler(run, 0.05, UpsamplerSpec(), lambda what, share: seen.append((what, share)))
     assert figures["half"]["psnr_head"] > figures["bilinear"]["psnr_head"] + 0.1
     assert {what for what, _ in seen} == {"half-size pictures", "upsampler", "judging"}
     loaded = load_upsampler(run)
     assert loaded is not None and loaded[1] == figures
+    (run.path / "upsampler.json").write_text('{"width": 16, "layers": 4}')
+    with pytest.raises(TrainingError, match="train-upsampler"):
+        load_upsampler(run)
 
 
 class _Silent:

@@ -144,7 +144,11 @@ def test_the_published_design_trains_its_audio_with_the_field(dataset: Path, tmp
     trainer.run(Quiet())
     changed = [k for k, v in trainer.model.audio.named_parameters() if not torch.equal(v, weights[k])]
     assert len(changed) > len(weights) // 2
-    assert np.isfinite(load_run(tmp_path / "run").render(3)).all()
+    run = load_run(tmp_path / "run")
+    with torch.no_grad():
+        heard = run.model.audio(trainer.scene.audio.of(np.arange(run.dataset.n_frames)))
+    np.testing.assert_allclose(run.conditions, heard.numpy(), atol=1e-5)
+    assert np.isfinite(run.render(3)).all()
 
 
 def test_a_loss_that_is_not_finite_is_named_and_the_checkpoint_kept(dataset: Path, tmp_path: Path) -> None:

@@ -84,8 +84,10 @@ UPSAMPLER_FIGURES = {
 def upsampled_subject() -> Subject:
     """The same with an upsampler."""
     subject = tiny_subject()
-    network = Upsampler(UpsamplerSpec()).requires_grad_(False)
-    torch.nn.init.normal_(network.weights[-1], std=0.02)
+    network = Upsampler(UpsamplerSpec(expression=subject.spec.field.expression)).requires_grad_(False)
+    torch.nn.init.normal_(network.weights[-1], std=0.005)
+    torch.nn.init.normal_(network.modulate.weight, std=0.05)
+    network.see(np.random.default_rng(1).normal(size=(20, network.spec.drive)).astype(np.float32))
     return dataclasses.replace(
         subject,
         spec=dataclasses.replace(subject.spec, upsampler=network.spec),

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from synctalk.backends import HeadRequest, create_backend
 from synctalk.backends.field_march import march_rays
-from synctalk.backends.half_size import half_sized
+from synctalk.backends.half_size import drive_of, half_sized
 from synctalk.bundle import Bundle
 from synctalk.geometry import pixel_rays
 from synctalk_trainer.modules import Field, encode_planes, spherical_harmonics
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from .subject import Subject
 
-__all__ = ["activation_ranges", "half_size_heads", "upsampler_ranges"]
+__all__ = ["Half", "activation_ranges", "half_size_heads", "upsampler_ranges"]
 
 _N_FRAMES, _N_RAYS = 48, 1500
 """Frames of the clip, and rays of each"""
@@ -41,34 +41,36 @@ def activation_ranges(subject: Subject, occupancy: NDArray[np.uint8], seed: int 
     return ranges
 
 
-def half_size_heads(subject: Subject, bundle: Bundle, n: int = 24) -> list[NDArray[np.float32]]:
-    """Heads of frames spread over the clip, rendered in float32 at half the size, premultiplied RGBA [H / 2, W / 2, 4]."""
+Half = tuple[NDArray[np.float32], NDArray[np.float32]]
+"""A head at half the size, premultiplied RGBA [H / 2, W / 2, 4], and what drives the upsampler [D]."""
+
+
+def half_size_heads(subject: Subject, bundle: Bundle, n: int = 24) -> list[Half]:
+    """Heads of frames spread over the clip, rendered in float32 at half the size."""
     backend = create_backend("native-cpu", bundle, precision="float32")
     frames = np.flatnonzero(subject.usable)
-    return [
-        backend.render_head(
-            half_sized(
-                HeadRequest(
-                    camera=subject.camera,
-                    rotation=subject.rotation[frame],
-                    translation=subject.translation[frame],
-                    condition=subject.conditions[frame],
-                    expression=subject.expression[frame],
-                    appearance=subject.appearance,
-                )
-            )
+    requests = [
+        HeadRequest(
+            camera=subject.camera,
+            rotation=subject.rotation[frame],
+            translation=subject.translation[frame],
+            condition=subject.conditions[frame],
+            expression=subject.expression[frame],
+            appearance=subject.appearance,
         )
         for frame in frames[np.linspace(0, len(frames) - 1, n).astype(int)]
     ]
+    return [(backend.render_head(half_sized(request)), drive_of(request)) for request in requests]
 
 
 @torch.no_grad()
-def upsampler_ranges(upsampler: Upsampler, heads: list[NDArray[np.float32]]) -> NDArray[np.float32]:
-    """The largest outputs of all layers of the upsampler but the last, [layers - 1]; each at least 0.001."""
-    largest = np.full(upsampler.spec.layers - 1, 1e-3, np.float32)
-    for head in heads:
+def upsampler_ranges(upsampler: Upsampler, heads: list[Half]) -> NDArray[np.float32]:
+    """The largest outputs of all layers of the upsampler but the last; each at least 0.001."""
+    largest = np.full(len(upsampler.weights) - 1, 1e-3, np.float32)
+    for head, drive in heads:
         padded = upsampler.padded(torch.from_numpy(head).permute(2, 0, 1)[None])
-        tops = [float(values.max()) for values in upsampler.outputs(padded)[:-1]]
+        outputs = upsampler.outputs(padded, torch.from_numpy(drive)[None])
+        tops = [float(values.max()) for values in outputs[:-1]]
         largest = np.maximum(largest, np.array(tops, np.float32))
     return largest
 

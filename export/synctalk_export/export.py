@@ -19,7 +19,7 @@ from synctalk.manifest import Frame, Manifest
 from synctalk_trainer.planes import node_planes
 from synctalk_trainer.upsampler import Upsampler
 
-from .calibrate import activation_ranges, half_size_heads, upsampler_ranges
+from .calibrate import Half, activation_ranges, half_size_heads, upsampler_ranges
 from .onnx_models import audio_model, colour_model, head_model, upsampler_model
 from .parity import (
     Check,
@@ -97,7 +97,7 @@ def export_bundle(
     tensors["field.ranges"] = activation_ranges(subject, tensors["occupancy"])
     tensors["field.byte_reach"] = np.zeros(1, np.float32)  # found below; ONNX files point behind it
     if subject.upsampler is not None:
-        tensors["upsampler.ranges"] = np.zeros(subject.upsampler.spec.layers - 1, np.float32)
+        tensors["upsampler.ranges"] = np.zeros(len(subject.upsampler.weights) - 1, np.float32)
     packed = pack_tensors(tensors)
     say("ONNX files")
     members = {
@@ -159,13 +159,10 @@ def _integers(bundle: Bundle) -> tuple[NDArray[np.float32], float, list[Check]]:
     return ranges, reach if trials[reach].passed else 0.0, [*checks, trials[reach]]
 
 
-def _upsampler_ranges(
-    upsampler: Upsampler, heads: list[NDArray[np.float32]]
-) -> tuple[NDArray[np.float32], Check]:
+def _upsampler_ranges(upsampler: Upsampler, heads: list[Half]) -> tuple[NDArray[np.float32], Check]:
     """The ranges of the upsampler's layers, zeros where 8-bit integers are not good enough; the check."""
-    weights = [weight.detach().numpy() for weight in upsampler.weights]
     ranges = upsampler_ranges(upsampler, heads)
-    check = upsampler_int8_check(weights, ranges, heads[:: max(1, len(heads) // 4)])
+    check = upsampler_int8_check(upsampler, ranges, heads[:: max(1, len(heads) // 4)])
     return ranges if check.passed else np.zeros_like(ranges), check
 
 
@@ -199,8 +196,9 @@ def _tensors(subject: Subject, first: int, end: int) -> dict[str, NDArray[Any]]:
         "condition.gain": np.array([subject.condition_gain], np.float32),
     }
     if subject.upsampler is not None:
-        weights = enumerate(subject.upsampler.weights)
-        tensors |= {f"upsampler.{i}": weight.detach().numpy() for i, weight in weights}
+        weights, modulation = subject.upsampler.weights, subject.upsampler.modulation()
+        tensors |= {f"upsampler.{i}": weight.detach().numpy() for i, weight in enumerate(weights)}
+        tensors |= {f"upsampler.modulation.{i}": layer.detach().numpy() for i, layer in enumerate(modulation)}
     tensors = {name: np.ascontiguousarray(values, np.float32) for name, values in tensors.items()}
     tensors["occupancy"] = np.packbits(subject.occupancy.reshape(-1), bitorder="little")
     return tensors

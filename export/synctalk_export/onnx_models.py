@@ -79,9 +79,9 @@ class Enlarge(nn.Module):
         super().__init__()
         self.upsampler = upsampler
 
-    def forward(self, small: Tensor, *others: Tensor) -> Tensor:
-        """small [N, H, W, 4], and what else the upsampler takes -> head [N, 2 H, 2 W, 4]."""
-        enlarged: Tensor = self.upsampler(small.permute(0, 3, 1, 2), *others)
+    def forward(self, small: Tensor, drive: Tensor) -> Tensor:
+        """small [N, H, W, 4], drive [N, D] -> head [N, 2 H, 2 W, 4]."""
+        enlarged: Tensor = self.upsampler(small.permute(0, 3, 1, 2), drive)
         return enlarged.permute(0, 2, 3, 1)
 
 
@@ -146,7 +146,7 @@ def audio_model(audio: nn.Module, spec: Spec) -> bytes:
 def upsampler_model(upsampler: Upsampler, spec: Spec) -> bytes:
     """``upsampler.onnx``."""
     design = upsampler.spec
-    sizes = {"N": 2, "H": 6, "W": 8}
+    sizes = {"N": 2, "H": 8, "W": 12}
     inputs = {
         name: torch.rand(*(axis if isinstance(axis, int) else sizes[axis] for axis in shape))
         for name, shape in design.inputs.items()

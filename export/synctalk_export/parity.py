@@ -14,11 +14,14 @@ from numpy.typing import NDArray
 from synctalk import _native
 from synctalk.backends import Backend, HeadRequest, create_backend
 from synctalk.backends.field_march import FieldMarcher
+from synctalk.backends.half_size import modulation_of
 from synctalk.backends.sessions import open_model, open_session, usable_cpus
 from synctalk.bundle import TENSORS, Bundle
 from synctalk.errors import ExportError
 from synctalk_trainer.modules import Field
+from synctalk_trainer.upsampler import Upsampler
 
+from .calibrate import Half
 from .onnx_models import Enlarge, upsampler_model
 from .subject import Subject
 
@@ -149,10 +152,10 @@ def upsampler_checks(subject: Subject, seed: int = 0) -> list[Check]:
         upsampler_model(subject.upsampler, subject.spec), b"", ["CPUExecutionProvider"], "upsampler"
     )
     (onnx,) = model.run(list(design.outputs), feed)
-    upsampler = _native.Upsampler([weight.detach().numpy() for weight in subject.upsampler.weights])
+    upsampler, modulation = native_network(subject.upsampler), subject.upsampler.modulation()
     native = np.empty_like(exact, order="C")
-    for picture, out in zip(small, native, strict=True):
-        upsampler.apply(picture, out)
+    for picture, drive, out in zip(small, feed["drive"], native, strict=True):
+        upsampler.apply(picture, modulation_of(drive, [layer.detach().numpy() for layer in modulation]), out)
     scores = subject.upsampler_figures
     loss = max(scores["full"][region] - scores["half"][region] for region in ("psnr_full", "psnr_head"))
     return [
@@ -162,17 +165,23 @@ def upsampler_checks(subject: Subject, seed: int = 0) -> list[Check]:
     ]
 
 
-def upsampler_int8_check(weights: list[Float], ranges: Float, heads: list[Float]) -> Check:
+def native_network(upsampler: Upsampler, ranges: Sequence[float] = ()) -> _native.Upsampler:
+    """The same in the native module."""
+    return _native.Upsampler([weight.detach().numpy() for weight in upsampler.weights], list(ranges))
+
+
+def upsampler_int8_check(upsampler: Upsampler, ranges: Float, heads: list[Half]) -> Check:
     """The native upsampler in 8-bit integers against itself in float32, on heads at half the size; one that fails is not
     offered."""
+    layers = [layer.detach().numpy() for layer in upsampler.modulation()]
 
     def enlarged(network: _native.Upsampler) -> list[Float]:
-        pictures = [np.empty((2 * head.shape[0], 2 * head.shape[1], 4), np.float32) for head in heads]
-        for head, picture in zip(heads, pictures, strict=True):
-            network.apply(head, picture)
+        pictures = [np.empty((2 * head.shape[0], 2 * head.shape[1], 4), np.float32) for head, _ in heads]
+        for (head, drive), picture in zip(heads, pictures, strict=True):
+            network.apply(head, modulation_of(drive, layers), picture)
         return pictures
 
-    exact, fast = enlarged(_native.Upsampler(weights)), enlarged(_native.Upsampler(weights, ranges.tolist()))
+    exact, fast = enlarged(native_network(upsampler)), enlarged(native_network(upsampler, ranges.tolist()))
     return _picture_check("heads: upsampler float32 - int8", exact, fast, _UPSAMPLED_BYTE_DB)
 
 

@@ -84,8 +84,10 @@ def tensor_shapes(spec: Spec, n_track: int) -> dict[str, tuple[str, tuple[int, .
     for network, layers in weights.items():
         shapes |= {f"field.{network}.{i}": ("float32", shape) for i, shape in enumerate(layers)}
     if spec.upsampler is not None:
-        shapes |= {f"upsampler.{i}": ("float32", shape) for i, shape in enumerate(spec.upsampler.shapes)}
-        shapes["upsampler.ranges"] = ("float32", (spec.upsampler.layers - 1,))
+        convolutions, modulation = spec.upsampler.shapes, spec.upsampler.modulation_shapes
+        shapes |= {f"upsampler.{i}": ("float32", shape) for i, shape in enumerate(convolutions)}
+        shapes |= {f"upsampler.modulation.{i}": ("float32", shape) for i, shape in enumerate(modulation)}
+        shapes["upsampler.ranges"] = ("float32", (len(convolutions) - 1,))
     vectors = {
         "field.appearance": (design.appearance,),
         "track.rotation": (n_track, 3, 3),

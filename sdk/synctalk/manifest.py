@@ -203,9 +203,18 @@ def _check_values(manifest: Manifest, lookahead_ms: float) -> None:
     if not 1 <= grid.occupancy_resolution <= 1024 or not grid.step_m > 0 or grid.max_samples < 1:
         raise _manifest_error("spec.field: occupancy_resolution, step_m or max_samples is out of range")
     if (up := manifest.spec.upsampler) is not None:
-        if up.width % 16 or not 16 <= up.width <= 256 or not 1 <= up.layers <= 8:
-            raise _manifest_error("spec.upsampler: expected 1 to 8 layers of 16, 32 ... 256 channels")
-        if frame.width % 2 or frame.height % 2:
-            raise _manifest_error("spec.upsampler: the frame's sides must be even")
+        if (
+            up.width % 16
+            or not 16 <= up.width <= 128
+            or not 1 <= up.levels <= 4
+            or not 1 <= up.hidden <= 1024
+        ):
+            raise _manifest_error("spec.upsampler: expected 1 to 4 levels of 16, 32 ... 128 channels")
+        if up.expression != grid.expression:
+            raise _manifest_error(
+                f"spec.upsampler: expression is {up.expression}, the field's {grid.expression}"
+            )
+        if frame.width % up.multiple or frame.height % up.multiple:
+            raise _manifest_error(f"spec.upsampler: the frame's sides must be multiples of {up.multiple}")
     if not math.isclose(lookahead_ms, manifest.lookahead_ms, abs_tol=1e-3):
         raise _manifest_error(f"lookahead_ms is {lookahead_ms}, the spec says {manifest.lookahead_ms}")

@@ -234,26 +234,59 @@ class FieldSpec:
 
 @dataclass(frozen=True)
 class UpsamplerSpec:
-    """The network that makes a head rendered at half the size as large as the frame: bilinear enlargement plus details.
+    """The restorer: a U-Net that makes a head rendered at half the size as large as the frame: bilinear enlargement plus details.
 
-    3 x 3 convolutions without bias at the small size, ReLU between them; the last one's channels are the details of
-    the four pixels that a pixel becomes, ordered (row, column, channel). Source: Shi et al. 2016 (sub-pixel convolution).
+    Each level halves the size of the one before (mean of 2 x 2) and has two 3 x 3 convolutions without bias, ReLU behind
+    each; on the way back a convolution's output, each pixel twice in both directions and times the alpha there, is added
+    to the level above, ReLU behind. The last convolution's channels are the details of the four pixels that a pixel
+    becomes, ordered (row, column, channel). The head's pose and expression modulate each level's first convolution.
+    Sources: Ronneberger et al. 2015 (U-Net), Shi et al. 2016 (sub-pixel convolution), Perez et al. 2018 (modulation).
     """
 
     width: int = 16
-    """Channels of the inner layers, a multiple of 16."""
-    layers: int = 4
+    """Channels of the first level, a multiple of 16; the second has twice, the third three times as many."""
+    levels: int = 3
+    hidden: int = 64
+    """Units between pose and modulation"""
+    expression: int = 7
+    """Coefficients of expression that modulate, beside the pose"""
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Of each level."""
+        return tuple(self.width * (level + 1) for level in range(self.levels))
+
+    @property
+    def drive(self) -> int:
+        """Values that modulate: rotation [9], translation [3], expression."""
+        return 12 + self.expression
+
+    @property
+    def multiple(self) -> int:
+        """The sides of a frame are multiples of this."""
+        return int(2**self.levels)
 
     @property
     def shapes(self) -> tuple[tuple[int, int, int, int], ...]:
-        """Weight shapes [out, in, 3, 3], first layer first: from premultiplied RGBA to that of four pixels."""
-        widths = [4, *[self.width] * (self.layers - 1), 16]
-        return tuple((n_out, n_in, 3, 3) for n_in, n_out in itertools.pairwise(widths))
+        """Weight shapes [out, in, 3, 3]: two a level, first level first; on the way back, last level first; the details."""
+        before, layers = 4, []
+        for n in self.channels:
+            layers += [(n, before), (n, n)]
+            before = n
+        layers += [(above, below) for above, below in reversed(list(itertools.pairwise(self.channels)))]
+        layers.append((16, self.width))
+        return tuple((n_out, n_in, 3, 3) for n_out, n_in in layers)
+
+    @property
+    def modulation_shapes(self) -> tuple[tuple[int, int], ...]:
+        """Of the two layers from drive to gains and shifts, [out, in + 1], the bias last: gains of all levels'
+        channels, then shifts, which act times alpha."""
+        return (self.hidden, self.drive + 1), (2 * sum(self.channels), self.hidden + 1)
 
     @property
     def inputs(self) -> dict[str, tuple[str | int, ...]]:
         """Inputs of ``upsampler.onnx``, the picture first: float32; letters are free axes."""
-        return {"small": ("N", "H", "W", 4)}
+        return {"small": ("N", "H", "W", 4), "drive": ("N", self.drive)}
 
     @property
     def outputs(self) -> dict[str, tuple[str | int, ...]]:

@@ -193,18 +193,19 @@ def train(
         ),
     ] = None,
     encoder: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="NAME",
-            help="What hears beside the mel bands: none, default (the packaged speech encoder), or an .onnx file.",
+            help="What hears beside the mel bands: default (the packaged speech encoder), none, or an .onnx file. "
+            "Presets that learn an audio network of their own have none.",
         ),
-    ] = "none",
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in RUN, exactly.")] = False,
 ) -> None:
     """Train an avatar from a prepared dataset.
 
-    Saves a checkpoint every two minutes, and a preview picture unless pictures take long; Ctrl-C saves too, and --resume
-    goes on.
+    Saves a checkpoint and a preview picture every two minutes, less often where that takes long; Ctrl-C saves too, and
+    --resume goes on.
 
     Examples:
 
@@ -217,7 +218,7 @@ def train(
     from rich.console import Console
     from synctalk.errors import TrainingError
 
-    from .audio_visual.encoder import chosen_encoder
+    from .audio_visual.encoder import chosen_encoder, usual_encoder
     from .run import Settings
     from .train_command import train_run
 
@@ -233,7 +234,7 @@ def train(
         lpips=None if lpips is None else str(lpips.resolve()),
     )
     console = Console(highlight=False)
-    speech = chosen_encoder(encoder)
+    speech = chosen_encoder(encoder or usual_encoder(preset))
     trainer = train_run(dataset, out, settings, resume, device, threads, console, speech)
     console.print(f"trained {trainer.clock.step} steps in {trainer.clock.seconds / 60:.1f} min: {out}")
     console.print(f"next: synctalk evaluate {out}, then synctalk export {out} -o {out.name}.avatar")
@@ -281,12 +282,12 @@ def train_upsampler(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder that `synctalk train -o` wrote.")],
     minutes: Annotated[float, typer.Option(min=0.01, help="How long to train.")] = 4.0,
     width: Annotated[int, typer.Option(help="Channels: 16, or 32 (better, three times the work).")] = 16,
-    layers: Annotated[int, typer.Option(min=1, max=8, help="Convolutions.")] = 4,
+    levels: Annotated[int, typer.Option(min=1, max=4, help="Sizes that the network sees.")] = 3,
     dataset: Annotated[
         Path | None, typer.Option(help="Where the dataset is now, if it moved since the training.")
     ] = None,
 ) -> None:
-    """Teach a run to render heads at half the size and upsample them: a quarter of the work, for 512-pixel avatars on CPUs.
+    """Teach a run to render heads at half the size and restore them: a quarter of the rays, and hair and teeth as sharp.
 
     Judged on held-out frames beside the head at full size; `synctalk export` takes it into the bundle if it costs 0.3
     dB at most.
@@ -308,13 +309,13 @@ def train_upsampler(
 
     if width not in (16, 32, 48, 64):
         raise TrainingError(f"--width {width}: choose 16, 32, 48 or 64")
-    console = Console(highlight=False)
+    opened, console = load_run(run, dataset), Console(highlight=False)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("loading", total=1.0)
         figures = train(
-            load_run(run, dataset),
+            opened,
             minutes,
-            UpsamplerSpec(width, layers),
+            UpsamplerSpec(width, levels, expression=opened.spec.field.expression),
             lambda what, share: bar.update(task, description=what, completed=share),
         )
     table = Table(title=f"{figures['frames']} held-out frames", title_justify="left")
@@ -323,6 +324,7 @@ def train_upsampler(
         "head": "psnr_head",
         "face": "psnr_face",
         "mouth": "psnr_mouth",
+        "hair": "psnr_hair",
         "head, SSIM": "ssim_head",
     }
     table.add_column("", no_wrap=True)

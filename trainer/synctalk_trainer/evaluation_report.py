@@ -203,6 +203,7 @@ _NAMES = {
     "psnr_head": "PSNR head mask, dB",
     "psnr_face": "PSNR face box, dB",
     "psnr_mouth": "PSNR mouth box, dB",
+    "psnr_hair": "PSNR hair and ears, dB",
     "ssim_full": "SSIM full",
     "ssim_head": "SSIM head mask",
     "ssim_mouth": "SSIM mouth box",

@@ -102,6 +102,13 @@ class Regions:
             metrics.landmark_box(points[list(LIPS)], _MOUTH_MARGIN_PX, size),
         )
 
+    @property
+    def hair(self) -> NDArray[np.bool_]:
+        """[S, S]: the head mask around the face's box, hair and ears; all of it where the box leaves none."""
+        around = self.head.copy()
+        around[self.face.slices] = False
+        return around if around.any() else self.head
+
     def score(self, picture: Frame, truth: Frame) -> dict[str, float]:
         """PSNR (at most 100 dB) and SSIM of one picture in every region."""
         face, mouth = self.face.slices, self.mouth.slices
@@ -112,6 +119,7 @@ class Regions:
             "psnr_head": metrics.decibel(error[self.head]),
             "psnr_face": metrics.decibel(error[face]),
             "psnr_mouth": metrics.decibel(error[mouth]),
+            "psnr_hair": metrics.decibel(error[self.hair]),
         }
         scores = {name: min(value, _MAX_PSNR) for name, value in scores.items()}
         scores["ssim_full"] = float(ssim[inner].mean())

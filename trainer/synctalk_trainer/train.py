@@ -52,8 +52,8 @@ _BLINKS = 0.12
 """Share of the draws that go to frames with falling lids at least, however few they are."""
 _LPIPS = 0.02
 _HEAD_LABEL = 2
-_PREVIEW_PAUSE = 12
-"""Preview pictures take so much less time than what is between them."""
+_SAVE_PAUSE = 5
+"""Checkpoints and previews take so much less time than what is between them (all frames are heard for each)."""
 
 
 class Progress(Protocol):
@@ -167,8 +167,7 @@ class Trainer:
 
     def run(self, progress: Progress, save_every_s: float = 120.0) -> None:
         """Train until the steps or minutes are used up; saves on the way, at the end, and on Ctrl-C."""
-        last_save = last_preview = time.monotonic()
-        pause = save_every_s
+        last_save, pause = time.monotonic(), save_every_s
         try:
             while self.clock.fraction < 1.0:
                 started = time.monotonic()
@@ -178,14 +177,12 @@ class Trainer:
                 self._recent.append(psnr)
                 mean_psnr = float(np.mean(self._recent))
                 progress.step(self.clock.step, self.clock.fraction, loss, mean_psnr, samples)
-                if time.monotonic() - last_save > save_every_s:
-                    self.save()
-                    last_save = time.monotonic()
-                if time.monotonic() - last_preview > pause:
+                if time.monotonic() - last_save > pause:
                     started = time.monotonic()
+                    self.save()
                     self.preview()
-                    last_preview = time.monotonic()
-                    pause = max(save_every_s, _PREVIEW_PAUSE * (last_preview - started))
+                    last_save = time.monotonic()
+                    pause = max(save_every_s, _SAVE_PAUSE * (last_save - started))
         except KeyboardInterrupt:
             self.save()
             raise

@@ -1,11 +1,12 @@
 """The upsampler of a trained run: heads rendered at half the size become as large as the frame.
 
-The field is left as it is. Its half-size pictures of training frames are made once; a few small convolutions
-(``UpsamplerSpec``) learn what bilinear enlargement lacks, judged over the frames' own backgrounds.
+The field is left as it is. Its half-size pictures of training frames are made once; a small
+U-Net (``UpsamplerSpec``) learns what bilinear enlargement lacks, judged over the frames' own backgrounds.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from synctalk.backends.half_size import half_sized
+from synctalk.backends.half_size import drive_of, half_sized
 from synctalk.errors import TrainingError
 from synctalk.spec import UpsamplerSpec
 from torch import Tensor, nn
@@ -39,13 +40,18 @@ _JUDGED = 50
 _PATCH = 64
 """Side of a training patch, half-size pixels."""
 _PATCHES = 6
-_RATE = 3e-3
+_RATE = 2e-3
+_STILL = 0.02
+"""Drives that hardly vary are measured in this unit: metres, sines, shares."""
 _PAINTED = 10
 """As in ``scene``: a plate that differs from the picture by more than this was painted there (of 255)."""
 
 
 class Upsampler(nn.Module):
-    """Premultiplied RGBA [B, 4, H, W] -> [B, 4, 2 H, 2 W] in 0..1."""
+    """Premultiplied RGBA [B, 4, H, W] and drive [B, D] -> [B, 4, 2 H, 2 W] in 0..1; see ``UpsamplerSpec``."""
+
+    drive_mean: Tensor
+    drive_scale: Tensor
 
     def __init__(self, spec: UpsamplerSpec) -> None:
         super().__init__()
@@ -55,23 +61,60 @@ class Upsampler(nn.Module):
             bound = math.sqrt(6.0 / (shape[1] * 9))
             self.weights.append(nn.Parameter(torch.empty(shape).uniform_(-bound, bound)))
         nn.init.zeros_(self.weights[-1])
+        (hidden, n), (n_out, _) = spec.modulation_shapes
+        self.hidden, self.modulate = nn.Linear(n - 1, hidden), nn.Linear(hidden, n_out)
+        nn.init.zeros_(self.modulate.weight)
+        with torch.no_grad():
+            self.modulate.bias.copy_(torch.arange(n_out) < n_out // 2)  # gains of one, shifts of zero
+        self.register_buffer("drive_mean", torch.zeros(n - 1))
+        self.register_buffer("drive_scale", torch.ones(n - 1))
 
-    def outputs(self, padded: Tensor) -> list[Tensor]:
-        """What each convolution makes of a picture with a pixel more on every side; the last are the details."""
-        found = [F.conv2d(padded, self.weights[0])]
-        for weight in self.weights[1:]:
-            found.append(F.conv2d(F.relu(found[-1]), weight, padding=1))
-        return found
+    def see(self, drives: Float) -> None:
+        """Learn how drives [N, D] spread: they are measured in that unit."""
+        self.drive_mean.copy_(torch.from_numpy(drives.mean(axis=0)))
+        self.drive_scale.copy_(torch.from_numpy(np.maximum(drives.std(axis=0), _STILL)))
+
+    def modulation(self) -> tuple[Tensor, Tensor]:
+        """The layers of ``UpsamplerSpec.modulation_shapes``."""
+        weight = self.hidden.weight / self.drive_scale
+        bias = self.hidden.bias - weight @ self.drive_mean
+        last = torch.cat([self.modulate.weight, self.modulate.bias[:, None]], dim=1)
+        return torch.cat([weight, bias[:, None]], dim=1), last
+
+    def outputs(self, padded: Tensor, drive: Tensor) -> list[Tensor]:
+        """What each layer makes of a picture with a pixel more on every side, in the order of the weights: behind its ReLU,
+        on the way back behind the sum; the last are the details."""
+        hidden = F.relu(self.hidden((drive - self.drive_mean) / self.drive_scale))
+        gains, shifts = self.modulate(hidden)[..., None, None].chunk(2, dim=1)
+        weights, channels = list(self.weights), list(self.spec.channels)
+        alphas, sides, found = [padded[:, 3:, 1:-1, 1:-1]], list[Tensor](), list[Tensor]()
+        for level, (gain, shift) in enumerate(
+            zip(gains.split(channels, dim=1), shifts.split(channels, dim=1), strict=True)
+        ):
+            if level:
+                alphas.append(F.avg_pool2d(alphas[-1], 2))
+                first = F.conv2d(F.avg_pool2d(sides[-1], 2), weights[2 * level], padding=1)
+            else:
+                first = F.conv2d(padded, weights[0])
+            found.append(F.relu(first * gain + shift * alphas[-1]))
+            found.append(F.relu(F.conv2d(found[-1], weights[2 * level + 1], padding=1)))
+            sides.append(found[-1])
+        for level in reversed(range(len(sides) - 1)):
+            coarse = F.conv2d(found[-1], weights[len(found)], padding=1)
+            found.append(
+                F.relu(F.interpolate(coarse, scale_factor=2, mode="nearest") * alphas[level] + sides[level])
+            )
+        return [*found, F.conv2d(found[-1], weights[-1], padding=1)]
 
     @staticmethod
     def padded(small: Tensor) -> Tensor:
         """The picture goes on beyond its edges as it ends there."""
         return F.pad(small, (1, 1, 1, 1), mode="replicate")
 
-    def forward(self, small: Tensor) -> Tensor:
+    def forward(self, small: Tensor, drive: Tensor) -> Tensor:
         """Bilinear enlargement plus details."""
         padded = self.padded(small)
-        details = self.outputs(padded)[-1]
+        details = self.outputs(padded, drive)[-1]
         n, _, height, width = details.shape
         details = details.view(n, 2, 2, 4, height, width).permute(0, 3, 4, 1, 5, 2)
         enlarged = F.interpolate(padded, scale_factor=2, mode="bilinear", align_corners=False)
@@ -87,6 +130,8 @@ class _Example:
     """[H / 2, W / 2, 4]"""
     box: tuple[int, int, int, int]
     """y0, y1, x0, x1 of the head in it"""
+    drive: Float
+    """[D]"""
 
 
 def train_upsampler(
@@ -94,12 +139,13 @@ def train_upsampler(
 ) -> dict[str, Any]:
     """Train the upsampler of a run; writes it and its figures into the run's folder and returns the figures.
 
-    on_progress: called with what is done and the share of it. Raises: TrainingError: frames of odd sides, no head.
+    on_progress: called with what is done and the share of it. Raises: TrainingError: frames that cannot be halved, no head.
     """
     camera = run.camera
-    if camera.width % 2 or camera.height % 2:
+    if camera.width % spec.multiple or camera.height % spec.multiple:
         raise TrainingError(
-            f"frames of {camera.width} x {camera.height} pixels have no half: prepare the clip with an even --size"
+            f"frames of {camera.width} x {camera.height} pixels cannot be halved {spec.levels} times: prepare the clip with a "
+            f"--size that {spec.multiple} divides"
         )
     train, held = split(run.dataset.takes, run.dataset.n_frames, run.settings.holdout, run.dataset.valid)
     examples = _examples(run, train, 30 * minutes, on_progress)
@@ -107,8 +153,9 @@ def train_upsampler(
         raise TrainingError("no training frame shows a head: train the run longer")
     torch.manual_seed(run.settings.seed)
     network = Upsampler(spec)
+    network.see(np.stack([example.drive for example in examples]))
     seconds = _fit(network, run, examples, 60 * minutes, on_progress)
-    figures = {"width": spec.width, "layers": spec.layers, "seconds": round(seconds, 1)}
+    figures: dict[str, Any] = {"spec": dataclasses.asdict(spec), "seconds": round(seconds, 1)}
     figures |= _judge(network, run, _spread(held if len(held) else train, _JUDGED), on_progress)
     write_tensors(run.path / FILE, dict(network.state_dict()))
     write_json(run.path / FIGURES, figures)
@@ -125,12 +172,12 @@ def load_upsampler(run: Run) -> tuple[Upsampler, dict[str, Any]] | None:
     if not (run.path / FILE).exists():
         return None
     figures = read_json(run.path / FIGURES, "run `synctalk train-upsampler` again")
-    network = Upsampler(UpsamplerSpec(figures["width"], figures["layers"]))
     try:
+        network = Upsampler(UpsamplerSpec(**figures["spec"]))
         network.load_state_dict(load_file(run.path / FILE))
-    except RuntimeError as error:
+    except (RuntimeError, TypeError, KeyError) as error:
         raise TrainingError(
-            f"{run.path / FILE} is damaged ({error}): run `synctalk train-upsampler` again"
+            f"{run.path / FILE} is damaged, or of an older version ({error}): run `synctalk train-upsampler` again"
         ) from None
     return network.eval().requires_grad_(False), figures
 
@@ -140,9 +187,10 @@ def _spread(frames: NDArray[np.int64], n: int) -> NDArray[np.int64]:
     return chosen
 
 
-def _half(run: Run, frame: int) -> Float:
-    """The head at half the size, premultiplied RGBA."""
-    return run.draw(half_sized(run.request_of(frame)))
+def _half(run: Run, frame: int) -> tuple[Float, Float]:
+    """The head at half the size, premultiplied RGBA; the drive."""
+    request = run.request_of(frame)
+    return run.draw(half_sized(request)), drive_of(request)
 
 
 def _examples(
@@ -163,12 +211,14 @@ def _examples(
 
 
 def _example(run: Run, frame: int) -> _Example | None:
-    small = _half(run, frame).astype(np.float16)
+    head, drive = _half(run, frame)
+    small = head.astype(np.float16)
     is_seen = small[..., 3] > 0.01
     rows, columns = np.flatnonzero(is_seen.any(axis=1)), np.flatnonzero(is_seen.any(axis=0))
     if not len(rows):
         return None
-    return _Example(frame, small, (int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1))
+    box = (int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1)
+    return _Example(frame, small, box, drive)
 
 
 def _fit(
@@ -187,8 +237,8 @@ def _fit(
         fraction = gone / seconds
         on_progress("upsampler", fraction)
         optimiser.param_groups[0]["lr"] = _RATE * min(1.0, (step + 1) / 50) * 10 ** (-1.5 * fraction)
-        small, truth, behind = _patches(run, examples, generator)
-        rgba = network(small)
+        small, drive, truth, behind = _patches(run, examples, generator, network.spec.multiple // 2)
+        rgba = network(small, drive)
         shown = rgba[:, :3] + (1 - rgba[:, 3:]) * behind
         loss = ((shown - truth) ** 2 + 1e-6).sqrt().mean() + 0.05 * patch_loss(shown, truth)
         optimiser.zero_grad()
@@ -199,24 +249,26 @@ def _fit(
 
 
 def _patches(
-    run: Run, examples: list[_Example], generator: np.random.Generator
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Half-size patches [B, 4, P, P], what they must show [B, 3, 2 P, 2 P], and what is behind the head there."""
-    found: tuple[list[Float], ...] = ([], [], [])
+    run: Run, examples: list[_Example], generator: np.random.Generator, multiple: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Half-size patches [B, 4, P, P], their drives [B, D], what they must show [B, 3, 2 P, 2 P], and what is behind the head
+    there. Their corners and sides are multiples of a number, so that levels halve a patch as they halve the picture."""
+    drives, found = [], tuple[list[Float], ...](([], [], []))
     for _ in range(_PATCHES):
         example = examples[int(generator.integers(len(examples)))]
         height, width = example.small.shape[:2]
-        side = min(_PATCH, height, width)
+        side = min(_PATCH, height, width) // multiple * multiple
         y0, y1, x0, x1 = example.box
-        y = _corner(generator, y0, y1, side, height)
-        x = _corner(generator, x0, x1, side, width)
+        y = _corner(generator, y0, y1, side, height) // multiple * multiple
+        x = _corner(generator, x0, x1, side, width) // multiple * multiple
         large = np.s_[2 * y : 2 * (y + side), 2 * x : 2 * (x + side)]
         truth, behind = _seen(run, example.frame, large)
         found[0].append(example.small[y : y + side, x : x + side].astype(np.float32))
         found[1].append(truth)
         found[2].append(behind)
+        drives.append(example.drive)
     small, truths, behinds = (torch.from_numpy(np.stack(part)).permute(0, 3, 1, 2) for part in found)
-    return small, truths, behinds
+    return small, torch.from_numpy(np.stack(drives)), truths, behinds
 
 
 def _corner(generator: np.random.Generator, first: int, end: int, side: int, length: int) -> int:
@@ -245,9 +297,10 @@ def _judge(
         on_progress("judging", i / len(frames))
         truth, regions = np.asarray(run.dataset.frames[frame]), Regions.of(run.dataset, frame)
         behind = own_background(run.dataset, frame, regions)
-        small = torch.from_numpy(_half(run, frame)).permute(2, 0, 1)[None]
+        head, drive = _half(run, frame)
+        given = torch.from_numpy(head).permute(2, 0, 1)[None], torch.from_numpy(drive)[None]
         with torch.no_grad():
-            pictures = {"bilinear": plain(small), "half": network(small)}
+            pictures = {"bilinear": plain(*given), "half": network(*given)}
         heads = {name: rgba[0].permute(1, 2, 0).numpy() for name, rgba in pictures.items()}
         heads["full"] = run.render(frame)
         for name, rows in scores.items():

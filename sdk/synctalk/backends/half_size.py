@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,11 +13,24 @@ from synctalk.bundle import Bundle, upsampler_design
 
 from . import Backend, HeadRequest
 
-__all__ = ["Enlarge", "HalfSize", "half_sized", "native_upsampler"]
+__all__ = ["Enlarge", "HalfSize", "drive_of", "half_sized", "modulation_of", "native_upsampler"]
 
 Float = NDArray[np.float32]
-Enlarge = Callable[[Float], Float]
-"""Premultiplied RGBA [H, W, 4] -> [2 H, 2 W, 4] in 0..1."""
+Enlarge = Callable[[Float, Float], Float]
+"""Premultiplied RGBA [H, W, 4] and drive [D] -> [2 H, 2 W, 4] in 0..1."""
+
+
+def drive_of(request: HeadRequest) -> Float:
+    """What modulates the upsampler, [12 + E]: rotation, translation, expression."""
+    parts = (request.rotation, request.translation, request.expression)
+    return np.concatenate([np.ravel(part) for part in parts]).astype(np.float32)
+
+
+def modulation_of(drive: Float, layers: Sequence[Float]) -> Float:
+    """Gains and shifts [2 * channels]: ``UpsamplerSpec.modulation_shapes``."""
+    first, second = layers
+    hidden = np.maximum(first[:, :-1] @ drive + first[:, -1], 0.0)
+    return np.asarray(second[:, :-1] @ hidden + second[:, -1], np.float32)
 
 
 def half_sized(request: HeadRequest) -> HeadRequest:
@@ -30,15 +43,16 @@ def native_upsampler(bundle: Bundle, precision: str = "auto") -> Enlarge:
     """A bundle's upsampler in the native module: in 8-bit integers where export found them good enough, unless precision
     is float32. Raises: BackendError: it has none."""
     design = upsampler_design(bundle)
-    weights = [bundle.tensors[f"upsampler.{i}"] for i in range(design.layers)]
+    weights = [bundle.tensors[f"upsampler.{i}"] for i in range(len(design.shapes))]
+    modulation = [bundle.tensors[f"upsampler.modulation.{i}"] for i in range(len(design.modulation_shapes))]
     ranges = [float(value) for value in bundle.tensors.get("upsampler.ranges", ())]
     is_exact = precision == "float32" or not any(ranges)
     upsampler = _native.Upsampler(weights, [] if is_exact else ranges)
 
-    def enlarge(small: Float) -> Float:
+    def enlarge(small: Float, drive: Float) -> Float:
         height, width, _ = small.shape
         head = np.empty((2 * height, 2 * width, 4), np.float32)
-        upsampler.apply(np.ascontiguousarray(small, np.float32), head)
+        upsampler.apply(np.ascontiguousarray(small, np.float32), modulation_of(drive, modulation), head)
         return head
 
     return enlarge
@@ -60,5 +74,6 @@ class HalfSize:
         return self.whole.condition(windows)
 
     def render_head(self, request: HeadRequest) -> Float:
-        """The head alone: premultiplied RGBA [H, W, 4] in 0..1; H and W are even."""
-        return self._enlarge(self.whole.render_head(half_sized(request)))
+        """The head alone: premultiplied RGBA [H, W, 4] in 0..1; H and W are multiples of
+        the upsampler's."""
+        return self._enlarge(self.whole.render_head(half_sized(request)), drive_of(request))

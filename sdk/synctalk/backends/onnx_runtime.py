@@ -94,8 +94,11 @@ def onnx_upsampler(bundle: Bundle, device: str = "cpu") -> Enlarge:
     """``upsampler.onnx`` on a device. Raises: BundleError: a model that does not load."""
     session = open_session(bundle, "upsampler.onnx", _providers(device))
 
-    def enlarge(small: Float) -> Float:
-        head: Float = session.run(["head"], {"small": np.ascontiguousarray(small[None], np.float32)})[0][0]
+    def enlarge(small: Float, drive: Float) -> Float:
+        feed = {"small": small[None], "drive": drive[None]}
+        head: Float = session.run(
+            ["head"], {name: np.ascontiguousarray(x, np.float32) for name, x in feed.items()}
+        )[0][0]
         return head
 
     return enlarge

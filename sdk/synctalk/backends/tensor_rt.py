@@ -34,7 +34,7 @@ from synctalk.tensorrt.progress import shown_progress
 from synctalk.tensorrt.runner import EngineRunner
 
 from . import HeadRequest
-from .half_size import half_sized
+from .half_size import drive_of, half_sized
 from .native_cuda import batch_of, size_of
 from .native_cuda import why_not as why_no_kernels
 from .native_renderer import renderer_tensors
@@ -197,6 +197,7 @@ class _HalfLane:
                 f"{size}: ask for fewer, or use detail full"
             )
         small = [half_sized(request) for request in requests]
+        upsampler.put("drive", np.stack([drive_of(request) for request in requests]))
         self._lane.render(small, size_of(small), into=upsampler.array("small", n))
         upsampler(n)
         stages.over(upsampler.array("head", n), plates, stream)

@@ -10,6 +10,7 @@ import threading
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from synctalk.errors import BackendError
 from synctalk.rows import bucket_of, bucket_sizes
@@ -62,10 +63,21 @@ class EngineRunner:
         }
         self._workspace = self._device.buffer(max(1, engine.device_memory_size_v2))
         self._ready: dict[int, Any] = {}
+        self._given: dict[str, NDArray[np.float32]] = {}  # the host's rows, until they are copied
 
     def array(self, name: str, n_rows: int) -> DeviceArray:
         """The first rows of an input or output: float32 [n_rows, ...]."""
         return DeviceArray(self._buffers[name].address, (n_rows, *self._shapes[name]), _FLOAT)
+
+    def put(self, name: str, values: NDArray[np.float32]) -> None:
+        """Queue a copy of rows from the host into an input."""
+        given = np.ascontiguousarray(values, np.float32)
+        if given.shape[1:] != self._shapes[name] or len(given) > self.most_rows:
+            raise ValueError(
+                f"{name}: expected up to {self.most_rows} rows of {self._shapes[name]}, got {given.shape}"
+            )
+        self._buffers[name].upload(given, self._stream)
+        self._given[name] = given
 
     def __call__(self, n_rows: int) -> None:
         """Queue so many rows, at most ``most_rows``. Raises: BackendError: TensorRT or CUDA refuses."""

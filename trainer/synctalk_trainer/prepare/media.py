@@ -29,6 +29,8 @@ Float = NDArray[np.float32]
 FPS, RATE = 25, 16_000
 _SHORTEST_S = 5.0
 _LARGEST = 512
+_MULTIPLE = 8
+"""Of the side: the upsampler halves it three times."""
 _SAMPLES = 24
 _SLACK_S = 0.5
 """Streams whose ends differ by less than this are not worth a warning."""
@@ -44,7 +46,7 @@ def run_media(work: Workspace, landmarker: Landmarker) -> None:
     start, rate, sound = decode_sound(video)
     _check_length(min(len(sound) / rate, source.duration_s or math.inf), source)
     crop = find_crop(sample_frames(video, _SAMPLES, source.duration_s), landmarker, source, work)
-    size = work.options.size or min(_LARGEST, round(crop.side / 2) * 2)
+    size = work.options.size or min(_LARGEST, round(crop.side / _MULTIPLE) * _MULTIPLE)
     limit_s = len(sound) / rate
     with ArrayWriter.open(work.folder / "frames.npy") as writer:
         first, end_s = 0, 0.0
