@@ -326,6 +326,7 @@ def train_upsampler(
         "mouth": "psnr_mouth",
         "hair": "psnr_hair",
         "head, SSIM": "ssim_head",
+        "flicker": "flicker",
     }
     table.add_column("", no_wrap=True)
     for heading in columns:
@@ -333,3 +334,4 @@ def train_upsampler(
     for name, words in {"full": "full size", "bilinear": "half, bilinear", "half": "half, upsampled"}.items():
         table.add_row(words, *(f"{figures[name][region]:.3f}" for region in columns.values()))
     console.print(table)
+    console.print(f"the clip itself flickers by {figures['flicker_truth']:.3f}")

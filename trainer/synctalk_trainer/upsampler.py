@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from .dataset import HEAD
 from .losses import patch_loss
 from .measure import Regions, compose, own_background
+from .metrics import FlickerMeter
 from .run import Run, read_json, write_json, write_tensors
 from .split import split
 
@@ -36,7 +37,7 @@ FILE, FIGURES = "upsampler.safetensors", "upsampler.json"
 
 _FRAMES, _LEAST_FRAMES = 1000, 100
 """Half-size pictures to learn from: as many as half of the minutes asked for allow. More of them generalise better."""
-_JUDGED = 50
+_JUDGED = 60
 _PATCH = 64
 """Side of a training patch, half-size pixels."""
 _PATCHES = 6
@@ -156,7 +157,7 @@ def train_upsampler(
     network.see(np.stack([example.drive for example in examples]))
     seconds = _fit(network, run, examples, 60 * minutes, on_progress)
     figures: dict[str, Any] = {"spec": dataclasses.asdict(spec), "seconds": round(seconds, 1)}
-    figures |= _judge(network, run, _spread(held if len(held) else train, _JUDGED), on_progress)
+    figures |= _judge(network, run, _triples(run, held if len(held) >= 3 else train), on_progress)
     write_tensors(run.path / FILE, dict(network.state_dict()))
     write_json(run.path / FIGURES, figures)
     return figures
@@ -185,6 +186,13 @@ def load_upsampler(run: Run) -> tuple[Upsampler, dict[str, Any]] | None:
 def _spread(frames: NDArray[np.int64], n: int) -> NDArray[np.int64]:
     chosen: NDArray[np.int64] = frames[np.linspace(0, len(frames) - 1, min(n, len(frames))).astype(int)]
     return chosen
+
+
+def _triples(run: Run, frames: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Frames from all over, each with the two behind it."""
+    take = np.array([run.dataset.take_of(int(frame)) for frame in frames])
+    first = frames[:-2][(frames[2:] - frames[:-2] == 2) & (take[2:] == take[:-2])]
+    return (_spread(first, _JUDGED // 3)[:, None] + np.arange(3)).ravel()
 
 
 def _half(run: Run, frame: int) -> tuple[Float, Float]:
@@ -290,9 +298,13 @@ def _seen(run: Run, frame: int, part: tuple[slice, slice]) -> tuple[Float, Float
 def _judge(
     network: Upsampler, run: Run, frames: NDArray[np.int64], on_progress: Callable[[str, float], None]
 ) -> dict[str, Any]:
-    """PSNR and SSIM (``measure``, own background) of heads at full size, enlarged bilinearly, and upsampled."""
+    """PSNR, SSIM and flicker (``measure``, own background) of heads at full size, enlarged bilinearly, and upsampled.
+
+    frames: three in a row each.
+    """
     plain = Upsampler(network.spec)
     scores: dict[str, list[dict[str, float]]] = {"full": [], "bilinear": [], "half": []}
+    meters = {name: FlickerMeter() for name in (*scores, "truth")}
     for i, frame in enumerate(frames.tolist()):
         on_progress("judging", i / len(frames))
         truth, regions = np.asarray(run.dataset.frames[frame]), Regions.of(run.dataset, frame)
@@ -300,15 +312,18 @@ def _judge(
         head, drive = _half(run, frame)
         given = torch.from_numpy(head).permute(2, 0, 1)[None], torch.from_numpy(drive)[None]
         with torch.no_grad():
-            pictures = {"bilinear": plain(*given), "half": network(*given)}
-        heads = {name: rgba[0].permute(1, 2, 0).numpy() for name, rgba in pictures.items()}
+            made = {"bilinear": plain(*given), "half": network(*given)}
+        heads = {name: rgba[0].permute(1, 2, 0).numpy() for name, rgba in made.items()}
         heads["full"] = run.render(frame)
-        for name, rows in scores.items():
-            rows.append(regions.score(compose(heads[name], behind), truth))
-    return {
-        "frames": len(frames),
-        **{
-            name: {key: round(float(np.nanmean([row[key] for row in rows])), 3) for key in rows[0]}
-            for name, rows in scores.items()
-        },
-    }
+        pictures = {name: compose(head, behind) for name, head in heads.items()} | {"truth": truth}
+        for name, picture in pictures.items():
+            if i % 3 == 0:
+                meters[name].restart()
+            meters[name].push(picture, regions.head)
+            if name in scores:
+                scores[name].append(regions.score(picture, truth))
+    figures: dict[str, Any] = {"frames": len(frames), "flicker_truth": round(meters["truth"].value, 3)}
+    for name, rows in scores.items():
+        figures[name] = {key: round(float(np.nanmean([row[key] for row in rows])), 3) for key in rows[0]}
+        figures[name]["flicker"] = round(meters[name].value, 3)
+    return figures
