@@ -12,7 +12,7 @@ import reference
 import torch
 from synctalk.avatar import Avatar
 from synctalk.backends import HeadRequest, create_backend
-from synctalk.backends.half_size import HalfSize, drive_of, half_sized, modulation_of
+from synctalk.backends.half_size import HalfSize, Modulation, drive_of, half_sized
 from synctalk.backends.onnx_runtime import onnx_upsampler
 from synctalk.backends.sessions import open_session
 from synctalk.bundle import Bundle, open_bundle, upsampler_design
@@ -42,8 +42,10 @@ def test_torch_and_native_are_the_same_function() -> None:
     network.see(drives)
     small = picture(20, 16)
     exact = network(torch.from_numpy(small).permute(2, 0, 1)[None], torch.from_numpy(drives[:1]))
-    modulation = modulation_of(drives[0], [layer.numpy() for layer in network.modulation()])
+    modulation = Modulation(network.tensors())(drives[0])
     assert np.abs(modulation - np.repeat([1.0, 0.0], len(modulation) // 2)).max() > 0.05
+    most = Modulation(network.tensors())(drives.max(axis=0))
+    np.testing.assert_array_equal(Modulation(network.tensors())(drives.max(axis=0) + 9), most)
     found = applied([weight.numpy() for weight in network.weights], small, modulation)
     assert np.abs(exact[0].permute(1, 2, 0).numpy() - found).max() < UPSAMPLER
 
@@ -78,13 +80,11 @@ def _request(path: Path) -> HeadRequest:
     )
 
 
-def _network(bundle: Bundle) -> tuple[list[Float], list[Float]]:
+def _network(bundle: Bundle) -> tuple[list[Float], Modulation]:
     """Weights and modulation of a bundle's upsampler."""
-    design = upsampler_design(bundle)
-    return (
-        [np.asarray(bundle.tensors[f"upsampler.{i}"]) for i in range(len(design.shapes))],
-        [np.asarray(bundle.tensors[f"upsampler.modulation.{i}"]) for i in range(2)],
-    )
+    n_layers = len(upsampler_design(bundle).shapes)
+    weights = [np.asarray(bundle.tensors[f"upsampler.{i}"]) for i in range(n_layers)]
+    return weights, Modulation(bundle.tensors)
 
 
 def test_half_detail_is_the_small_head_upsampled(bundle_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_half_detail_is_the_small_head_upsampled(bundle_path: Path) -> None:
     small = create_backend("native-cpu", bundle, precision="float32").render_head(half_sized(request))
     weights, modulation = _network(bundle)
     assert small.any()
-    expected = reference.upsampled(small, weights, modulation_of(drive_of(request), modulation))
+    expected = reference.upsampled(small, weights, modulation(drive_of(request)))
     assert np.abs(half.render_head(request) - expected).max() < UPSAMPLER
 
 
@@ -112,10 +112,8 @@ def test_upsampler_onnx_is_the_same_function_for_pictures_of_any_number_and_size
         drive = np.random.default_rng(2).normal(size=(2, design.drive)).astype(np.float32)
         (head,) = session.run(["head"], {"small": small, "drive": drive})
         for i in range(2):
-            driven = modulation_of(drive[i], modulation)
-            assert (
-                np.abs(head[i] - applied(weights, np.ascontiguousarray(small[i]), driven)).max() < UPSAMPLER
-            )
+            found = applied(weights, np.ascontiguousarray(small[i]), modulation(drive[i]))
+            assert np.abs(head[i] - found).max() < UPSAMPLER
     properties = session.get_modelmeta().custom_metadata_map
     assert properties["synctalk.spec"] == bundle.manifest.spec.digest
 

@@ -196,9 +196,7 @@ def _tensors(subject: Subject, first: int, end: int) -> dict[str, NDArray[Any]]:
         "condition.gain": np.array([subject.condition_gain], np.float32),
     }
     if subject.upsampler is not None:
-        weights, modulation = subject.upsampler.weights, subject.upsampler.modulation()
-        tensors |= {f"upsampler.{i}": weight.detach().numpy() for i, weight in enumerate(weights)}
-        tensors |= {f"upsampler.modulation.{i}": layer.detach().numpy() for i, layer in enumerate(modulation)}
+        tensors |= subject.upsampler.tensors()
     tensors = {name: np.ascontiguousarray(values, np.float32) for name, values in tensors.items()}
     tensors["occupancy"] = np.packbits(subject.occupancy.reshape(-1), bitorder="little")
     return tensors

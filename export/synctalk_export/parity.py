@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from synctalk import _native
 from synctalk.backends import Backend, HeadRequest, create_backend
 from synctalk.backends.field_march import FieldMarcher
-from synctalk.backends.half_size import modulation_of
+from synctalk.backends.half_size import Modulation
 from synctalk.backends.sessions import open_model, open_session, usable_cpus
 from synctalk.bundle import TENSORS, Bundle
 from synctalk.errors import ExportError
@@ -152,10 +152,10 @@ def upsampler_checks(subject: Subject, seed: int = 0) -> list[Check]:
         upsampler_model(subject.upsampler, subject.spec), b"", ["CPUExecutionProvider"], "upsampler"
     )
     (onnx,) = model.run(list(design.outputs), feed)
-    upsampler, modulation = native_network(subject.upsampler), subject.upsampler.modulation()
+    upsampler, modulation = native_network(subject.upsampler), Modulation(subject.upsampler.tensors())
     native = np.empty_like(exact, order="C")
     for picture, drive, out in zip(small, feed["drive"], native, strict=True):
-        upsampler.apply(picture, modulation_of(drive, [layer.detach().numpy() for layer in modulation]), out)
+        upsampler.apply(picture, modulation(drive), out)
     scores = subject.upsampler_figures
     loss = max(scores["full"][region] - scores["half"][region] for region in ("psnr_full", "psnr_head"))
     return [
@@ -173,12 +173,12 @@ def native_network(upsampler: Upsampler, ranges: Sequence[float] = ()) -> _nativ
 def upsampler_int8_check(upsampler: Upsampler, ranges: Float, heads: list[Half]) -> Check:
     """The native upsampler in 8-bit integers against itself in float32, on heads at half the size; one that fails is not
     offered."""
-    layers = [layer.detach().numpy() for layer in upsampler.modulation()]
+    modulation = Modulation(upsampler.tensors())
 
     def enlarged(network: _native.Upsampler) -> list[Float]:
         pictures = [np.empty((2 * head.shape[0], 2 * head.shape[1], 4), np.float32) for head, _ in heads]
         for (head, drive), picture in zip(heads, pictures, strict=True):
-            network.apply(head, modulation_of(drive, layers), picture)
+            network.apply(head, modulation(drive), picture)
         return pictures
 
     exact, fast = enlarged(native_network(upsampler)), enlarged(native_network(upsampler, ranges.tolist()))

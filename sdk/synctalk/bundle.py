@@ -87,6 +87,7 @@ def tensor_shapes(spec: Spec, n_track: int) -> dict[str, tuple[str, tuple[int, .
         convolutions, modulation = spec.upsampler.shapes, spec.upsampler.modulation_shapes
         shapes |= {f"upsampler.{i}": ("float32", shape) for i, shape in enumerate(convolutions)}
         shapes |= {f"upsampler.modulation.{i}": ("float32", shape) for i, shape in enumerate(modulation)}
+        shapes["upsampler.drive_range"] = ("float32", (2, spec.upsampler.drive))
         shapes["upsampler.ranges"] = ("float32", (len(convolutions) - 1,))
     vectors = {
         "field.appearance": (design.appearance,),

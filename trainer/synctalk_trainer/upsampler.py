@@ -53,6 +53,7 @@ class Upsampler(nn.Module):
 
     drive_mean: Tensor
     drive_scale: Tensor
+    drive_range: Tensor
 
     def __init__(self, spec: UpsamplerSpec) -> None:
         super().__init__()
@@ -69,23 +70,32 @@ class Upsampler(nn.Module):
             self.modulate.bias.copy_(torch.arange(n_out) < n_out // 2)  # gains of one, shifts of zero
         self.register_buffer("drive_mean", torch.zeros(n - 1))
         self.register_buffer("drive_scale", torch.ones(n - 1))
+        self.register_buffer("drive_range", torch.tensor([-torch.inf, torch.inf])[:, None].repeat(1, n - 1))
 
     def see(self, drives: Float) -> None:
-        """Learn how drives [N, D] spread: they are measured in that unit."""
+        """Learn how drives [N, D] spread: they are measured in that unit, and cut to that range."""
         self.drive_mean.copy_(torch.from_numpy(drives.mean(axis=0)))
         self.drive_scale.copy_(torch.from_numpy(np.maximum(drives.std(axis=0), _STILL)))
+        self.drive_range.copy_(torch.from_numpy(np.stack([drives.min(axis=0), drives.max(axis=0)])))
 
-    def modulation(self) -> tuple[Tensor, Tensor]:
-        """The layers of ``UpsamplerSpec.modulation_shapes``."""
+    @torch.no_grad()
+    def tensors(self) -> dict[str, Float]:
+        """As a bundle has them."""
         weight = self.hidden.weight / self.drive_scale
         bias = self.hidden.bias - weight @ self.drive_mean
-        last = torch.cat([self.modulate.weight, self.modulate.bias[:, None]], dim=1)
-        return torch.cat([weight, bias[:, None]], dim=1), last
+        found = {f"upsampler.{i}": weight for i, weight in enumerate(self.weights)}
+        found["upsampler.modulation.0"] = torch.cat([weight, bias[:, None]], dim=1)
+        found["upsampler.modulation.1"] = torch.cat(
+            [self.modulate.weight, self.modulate.bias[:, None]], dim=1
+        )
+        found["upsampler.drive_range"] = self.drive_range
+        return {name: tensor.cpu().numpy() for name, tensor in found.items()}
 
     def outputs(self, padded: Tensor, drive: Tensor) -> list[Tensor]:
         """What each layer makes of a picture with a pixel more on every side, in the order of the weights: behind its ReLU,
         on the way back behind the sum; the last are the details."""
-        hidden = F.relu(self.hidden((drive - self.drive_mean) / self.drive_scale))
+        inside = torch.minimum(torch.maximum(drive, self.drive_range[0]), self.drive_range[1])
+        hidden = F.relu(self.hidden((inside - self.drive_mean) / self.drive_scale))
         gains, shifts = self.modulate(hidden)[..., None, None].chunk(2, dim=1)
         weights, channels = list(self.weights), list(self.spec.channels)
         alphas, sides, found = [padded[:, 3:, 1:-1, 1:-1]], list[Tensor](), list[Tensor]()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,7 @@ from synctalk.bundle import Bundle, upsampler_design
 
 from . import Backend, HeadRequest
 
-__all__ = ["Enlarge", "HalfSize", "drive_of", "half_sized", "modulation_of", "native_upsampler"]
+__all__ = ["Enlarge", "HalfSize", "Modulation", "drive_of", "half_sized", "native_upsampler"]
 
 Float = NDArray[np.float32]
 Enlarge = Callable[[Float, Float], Float]
@@ -26,11 +27,18 @@ def drive_of(request: HeadRequest) -> Float:
     return np.concatenate([np.ravel(part) for part in parts]).astype(np.float32)
 
 
-def modulation_of(drive: Float, layers: Sequence[Float]) -> Float:
-    """Gains and shifts [2 * channels]: ``UpsamplerSpec.modulation_shapes``."""
-    first, second = layers
-    hidden = np.maximum(first[:, :-1] @ drive + first[:, -1], 0.0)
-    return np.asarray(second[:, :-1] @ hidden + second[:, -1], np.float32)
+class Modulation:
+    """From drive [D] to gains and shifts [2 * channels]. Poses beyond those of the training act as the nearest of them."""
+
+    def __init__(self, tensors: Mapping[str, NDArray[Any]]) -> None:
+        """tensors: a bundle's."""
+        self._least, self._most = tensors["upsampler.drive_range"]
+        self._first, self._second = (tensors[f"upsampler.modulation.{i}"] for i in range(2))
+
+    def __call__(self, drive: Float) -> Float:
+        inside = np.clip(drive, self._least, self._most)
+        hidden = np.maximum(self._first[:, :-1] @ inside + self._first[:, -1], 0.0)
+        return np.asarray(self._second[:, :-1] @ hidden + self._second[:, -1], np.float32)
 
 
 def half_sized(request: HeadRequest) -> HeadRequest:
@@ -44,15 +52,14 @@ def native_upsampler(bundle: Bundle, precision: str = "auto") -> Enlarge:
     is float32. Raises: BackendError: it has none."""
     design = upsampler_design(bundle)
     weights = [bundle.tensors[f"upsampler.{i}"] for i in range(len(design.shapes))]
-    modulation = [bundle.tensors[f"upsampler.modulation.{i}"] for i in range(len(design.modulation_shapes))]
     ranges = [float(value) for value in bundle.tensors.get("upsampler.ranges", ())]
     is_exact = precision == "float32" or not any(ranges)
-    upsampler = _native.Upsampler(weights, [] if is_exact else ranges)
+    upsampler, modulation = _native.Upsampler(weights, [] if is_exact else ranges), Modulation(bundle.tensors)
 
     def enlarge(small: Float, drive: Float) -> Float:
         height, width, _ = small.shape
         head = np.empty((2 * height, 2 * width, 4), np.float32)
-        upsampler.apply(np.ascontiguousarray(small, np.float32), modulation_of(drive, modulation), head)
+        upsampler.apply(np.ascontiguousarray(small, np.float32), modulation(drive), head)
         return head
 
     return enlarge
