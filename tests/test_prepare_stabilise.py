@@ -19,6 +19,7 @@ from synctalk_trainer.prepare.bundle_adjust import (
 from synctalk_trainer.prepare.pose import Fit
 from synctalk_trainer.prepare.pose_step import diagnose, turning_range
 from synctalk_trainer.prepare.stabilise import Clip, Stabilised, stabilise
+from synctalk_trainer.prepare.surface import surface_of
 from synctalk_trainer.prepare.tracks import choose_key_frames, follow, look_at, view_weights
 
 SIZE, FOCAL, N = 256, 2.2 * 256, 150
@@ -157,16 +158,98 @@ def test_features_are_followed_to_a_twentieth_of_a_pixel() -> None:
     mesh = mesh_m()[:, :2] * (1, -1) * 800 + 130
     head = np.ones((256, 256), bool)
     picture = np.repeat(wide[:256, :256, None], 3, axis=2).astype(np.uint8)
-    view = look_at(picture, head, mesh, np.full(478, 1.0))
+    view = look_at(picture, head, mesh)
     assert len(view.points) > 10
     shift = np.array([2.3, -1.4])
     waves = np.fft.fftfreq(300)[None] * shift[0] + np.fft.fftfreq(300)[:, None] * shift[1]
     moved = np.real(np.fft.ifft2(np.fft.fft2(wide) * np.exp(-2j * np.pi * waves)))[:256, :256]
-    guess = mesh[:100] + shift + (0.6, -0.5)  # the landmark poses are a little wrong
-    found, xy = follow(view, mesh[:100], np.asarray(np.clip(moved, 0, 255), np.uint8), guess)
+    y, x = np.indices(view.picture.shape, np.float32)
+    guess = np.array(view.corner) + shift + (0.6, -0.5)  # the landmark poses are a little wrong
+    bend = (x + np.float32(guess[0]), y + np.float32(guess[1]))
+    found, xy = follow(view, np.asarray(np.clip(moved, 0, 255), np.uint8), bend)
     assert len(found) > 0.7 * len(view.points)
     away = xy - (view.points[found] + view.corner + 0.5 + shift)
     assert np.median(np.abs(away)) < 0.05
+
+
+def bulge(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Height of a face with a nose, metres towards the camera."""
+    return 0.02 * np.exp(-(x**2 + (y - 0.02) ** 2) / 0.03**2) - 2 * x**2 - 1.5 * (y - 0.03) ** 2
+
+
+def seen_bulge(texture: np.ndarray, rotation: np.ndarray, translation: np.ndarray) -> np.ndarray:
+    """Picture [SIZE, SIZE] of the bulge, painted with a texture over x and y (metres, -0.14..0.14)."""
+    import cv2
+
+    y, x = np.indices((SIZE, SIZE)) + 0.5
+    ray = np.stack([(x - SIZE / 2) / FOCAL, (y - SIZE / 2) / FOCAL, np.ones_like(x)], axis=-1) @ rotation
+    start = -translation @ rotation
+    z = np.zeros((SIZE, SIZE))
+    for _ in range(60):
+        far = (z - start[2]) / ray[..., 2]
+        place = start + ray * far[..., None]
+        z += 0.5 * (bulge(place[..., 0], place[..., 1]) - z)
+    at = (place[..., :2] + 0.14) / 0.28 * len(texture) - 0.5
+    return cv2.remap(texture, at[..., 0].astype(np.float32), at[..., 1].astype(np.float32), cv2.INTER_CUBIC)
+
+
+def test_turned_surface_is_followed_though_the_guessed_turn_is_a_third_short() -> None:
+    """Bent by its surface, a match does not lean towards the guess; bent as if flat, many are lost."""
+    import cv2
+
+    texture = cv2.GaussianBlur(
+        np.random.default_rng(3).uniform(0, 255, (1400, 1400)).astype(np.float32), (0, 0), 7
+    )
+    texture = cv2.normalize(texture, None, 20, 230, cv2.NORM_MINMAX)
+    front, place = FLIP, np.array([0.0, 0.03, 0.62])
+    turned = FLIP @ Rotation.from_rotvec(np.radians([12.0, -5.0, 0.0])).as_matrix()
+    guess = FLIP @ Rotation.from_rotvec(np.radians([8.0, -5.0, 0.0])).as_matrix()
+    one, other = (np.clip(seen_bulge(texture, pose, place), 0, 255) for pose in (front, turned))
+    mesh = mesh_m()
+    camera = mesh @ front.T + place
+    outline = FOCAL * camera[:, :2] / camera[:, 2:] + SIZE / 2
+    picture = np.repeat(one[..., None], 3, axis=2).astype(np.uint8)
+    view = look_at(picture, np.ones((SIZE, SIZE), bool), outline)
+    x, y = (part.ravel() for part in np.meshgrid(np.linspace(-0.09, 0.09, 30), np.linspace(-0.08, 0.13, 30)))
+
+    def followed(height: np.ndarray) -> tuple[int, float]:
+        """How many features were found, and their median error in pixels, bent by a surface of this height."""
+        points = np.stack([x, y, height], axis=1)
+        area = (view.corner, view.picture.shape, view.face_px)
+        surface = surface_of(points, front, place, FOCAL, SIZE, *area)
+        found, xy = follow(view, other.astype(np.uint8), surface.bend(guess, place, FOCAL, SIZE))
+        exact = surface_of(np.stack([x, y, bulge(x, y)], axis=1), front, place, FOCAL, SIZE, *area)
+        true_x, true_y = exact.bend(turned, place, FOCAL, SIZE)
+        column, row = np.round(view.points[found]).astype(int).T
+        away = xy - 0.5 - np.stack([true_x[row, column], true_y[row, column]], axis=1)
+        return len(found), float(np.median(np.abs(away)))
+
+    n_found, error = followed(bulge(x, y))
+    assert error < 0.06
+    assert n_found > 0.8 * len(view.points)
+    assert n_found > 1.3 * followed(np.zeros_like(x))[0]
+
+
+def test_bent_pixels_lie_where_the_surface_is_seen() -> None:
+    """Also between the cells of the surface, and beside the points that it passes through."""
+    x, y = (part.ravel() for part in np.meshgrid(np.linspace(-0.09, 0.09, 30), np.linspace(-0.08, 0.13, 30)))
+    points = np.stack([x, y, bulge(x, y)], axis=1)
+    place = np.array([0.0, 0.03, 0.62])
+    surface = surface_of(points, FLIP, place, FOCAL, SIZE, (40, 30), (180, 170), 110.0)
+    turned = FLIP @ Rotation.from_rotvec(np.radians([9.0, -7.0, 3.0])).as_matrix()
+    between = np.stack([x + 0.003, y - 0.002, bulge(x + 0.003, y - 0.002)], axis=1)
+    one, other = (
+        FOCAL * seen[:, :2] / seen[:, 2:] + SIZE / 2
+        for seen in (between @ pose.T + place for pose in (FLIP, turned))
+    )
+    column, row = np.round(one - (40.5, 30.5)).astype(int).T
+    inside = (np.minimum(column, row) > 5) & (column < 165) & (row < 175) & (np.abs(x) < 0.08)
+    offset = one - (40.5, 30.5) - np.stack([column, row], axis=1)  # from the pixel's centre
+    bent = np.stack(
+        [part[row[inside], column[inside]] for part in surface.bend(turned, place, FOCAL, SIZE)], 1
+    )
+    assert inside.sum() > 300
+    assert np.abs(bent + offset[inside] + 0.5 - other[inside]).mean() < 0.1
 
 
 def test_key_frames_cover_the_views_and_weights_fade() -> None:

@@ -9,16 +9,15 @@ from numpy.typing import NDArray
 from synctalk_trainer.prepare.bundle_adjust import Sightings
 from synctalk_trainer.prepare.checks import spans_of
 from synctalk_trainer.prepare.face_mesh import STABLE
-from synctalk_trainer.prepare.pose import Fit
 from synctalk_trainer.prepare.rigid import Double, project_points
-from synctalk_trainer.prepare.stabilise import Clip, Stabilised, stabilise
+from synctalk_trainer.prepare.stabilise import FEW_TRACKS, Clip, Stabilised, stabilise
+from synctalk_trainer.prepare.tracks import clip_of
 from synctalk_trainer.prepare.workspace import Workspace, write_arrays
 
 __all__ = ["diagnose", "read_clip", "run_pose", "turning_range"]
 
 Flags = NDArray[np.bool_]
 
-_FEW_TRACKS = 12
 _LOOSE = 3.0
 """Frames whose tracks fit this many times worse than usual are suspicious."""
 _JUMP_DEG = 6.0
@@ -35,7 +34,7 @@ def run_pose(work: Workspace) -> None:
         return
     clip = read_clip(work)
     done = stabilise(clip, work.advance)
-    if (done.n_tracks < _FEW_TRACKS)[clip.valid].mean() > 0.5:
+    if not done.is_trusted(clip.valid):
         _keep_landmark_poses(work)
         work.warn(
             "pose",
@@ -72,30 +71,15 @@ def _keep_landmark_poses(work: Workspace) -> None:
 
 def read_clip(work: Workspace) -> Clip:
     """What earlier steps found."""
-    fit, faces, tracks = (work.arrays(f"{name}.npz") for name in ("landmark_pose", "landmarks", "tracks"))
-    centre = np.full(2, work.size / 2)
+    tracks = work.arrays("tracks.npz")
     seen = Sightings(
         tracks["frame"].astype(np.int64),
         tracks["point"].astype(np.int64),
-        tracks["xy"] - centre,
+        tracks["xy"] - np.full(2, work.size / 2),
         tracks["weight"].astype(np.float64),
     )
-    return Clip(
-        Fit(
-            fit["rotation"].astype(np.float64),
-            fit["translation"].astype(np.float64),
-            fit["points_m"].astype(np.float64),
-            float(fit["focal_px"]),
-            (),
-        ),
-        faces["points"][..., :2] - centre,
-        faces["valid"],
-        work.takes,
-        work.size,
-        seen,
-        tracks["start_m"].astype(np.float64),
-        tracks["key_frames"].astype(np.int64),
-    )
+    start = tracks["start_m"].astype(np.float64)
+    return clip_of(work, seen, start, tracks["key_frames"].astype(np.int64))
 
 
 def turning_range(rotation: Double) -> tuple[float, float]:
@@ -120,13 +104,13 @@ def diagnose(done: Stabilised, clip: Clip) -> dict[str, Any]:
         "turns_deg": [round(turn, 1) for turn in turns],
         "reprojection_px": round(float(known.mean()), 3) if len(known) else None,
         "track_sigma_px": round(done.sigma_px, 3),
-        "tracks": done.n_points,
+        "tracks": len(done.points_m),
         "tracks_per_frame": float(np.median(done.n_tracks[clip.valid])),
     }
 
 
 def _warn(work: Workspace, done: Stabilised, clip: Clip) -> None:
-    few = clip.valid & (done.n_tracks < _FEW_TRACKS)
+    few = clip.valid & (done.n_tracks < FEW_TRACKS)
     _warn_of(
         work, few, "few_tracks", "few points of the head could be followed: hidden, blurred or turned away?"
     )

@@ -26,11 +26,13 @@ from synctalk_trainer.prepare.face_mesh import ANCHORS_CM
 from synctalk_trainer.prepare.pose import Fit, refine_shape, to_canonical
 from synctalk_trainer.prepare.rigid import Double, log_rotation
 
-__all__ = ["Clip", "Stabilised", "stabilise"]
+__all__ = ["FEW_TRACKS", "Clip", "Stabilised", "stabilise"]
 
 Flags = NDArray[np.bool_]
 Indices = NDArray[np.int64]
 
+FEW_TRACKS = 12
+"""With fewer tracks a frame's pose is doubtful."""
 _STRUCTURE_FRAMES, _MAX_POINTS, _MIN_SIGHTINGS = 240, 420, 8
 _LANDMARK_WEIGHT = 0.001
 """What one mesh point counts against one track: it wanders with the face's expression and view."""
@@ -79,14 +81,18 @@ class Stabilised:
     """[N] mean distance of tracks from where the pose puts them; NaN where there are none"""
     n_tracks: Indices
     """[N]"""
-    n_points: int
-    """Tracked points that move with the skull"""
+    points_m: Double
+    """[Q, 3] tracked points that move with the skull, head space"""
     sigma_px: float
     """Standard deviation of a track in x or y"""
     focal_deviation: float
     """Standard deviation of the log focal length"""
     focal_costs: tuple[tuple[float, float], ...]
     """(focal_px, cost over the least) with everything else adjusted"""
+
+    def is_trusted(self, valid: Flags) -> bool:
+        """Whether most frames with a face have tracks enough."""
+        return bool((self.n_tracks < FEW_TRACKS)[valid].mean() <= 0.5)
 
 
 def stabilise(clip: Clip, advance: Callable[[float], None] = lambda fraction: None) -> Stabilised:
@@ -105,12 +111,13 @@ def stabilise(clip: Clip, advance: Callable[[float], None] = lambda fraction: No
     model = _adjusted(model, seen, prior, clip, delta, rounds=8)
     advance(0.9)
     distance, n_tracks = _distances(model, seen, n_tracked, len(clip.valid))
-    is_track = seen.point < n_tracked
+    used = np.unique(seen.point[seen.point < n_tracked])
+    fit, points = _with_mesh(model, clip, model.points[used])
     return Stabilised(
-        fit=_with_mesh(model, clip, n_tracked),
+        fit=fit,
         track_px=distance,
         n_tracks=n_tracks,
-        n_points=len(np.unique(seen.point[is_track])),
+        points_m=points,
         sigma_px=found.sigma,
         focal_deviation=found.focal_deviation,
         focal_costs=found.focal_costs,
@@ -281,8 +288,8 @@ def _distances(model: Structure, seen: Sightings, n_tracked: int, n: int) -> tup
     return np.where(count > 0, total / np.maximum(count, 1), np.nan), count
 
 
-def _with_mesh(model: Structure, clip: Clip, n_tracked: int) -> Fit:
-    """Fit the whole mesh to the landmarks under the new poses, and choose scale and axes by it."""
+def _with_mesh(model: Structure, clip: Clip, tracked: Double) -> tuple[Fit, Double]:
+    """Fit the whole mesh to the landmarks under the new poses, and choose scale and axes by it: of tracked points, too."""
     chosen = np.flatnonzero(clip.valid)
     chosen = chosen[np.linspace(0, len(chosen) - 1, min(len(chosen), 400)).astype(int)]
     rotation, translation = model.rotation, model.translation
@@ -294,4 +301,5 @@ def _with_mesh(model: Structure, clip: Clip, n_tracked: int) -> Fit:
         model.focal,
         0.004 * clip.size,
     )
-    return to_canonical(rotation, translation, mesh, model.focal, ())
+    fit = to_canonical(rotation, translation, np.concatenate([mesh, tracked]), model.focal, ())
+    return replace(fit, points_m=fit.points_m[: len(mesh)]), fit.points_m[len(mesh) :]

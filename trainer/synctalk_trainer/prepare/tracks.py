@@ -1,23 +1,38 @@
 """Step ``tracks``: points on the rigid parts of the head, found in key frames and followed into every frame.
 
-Each frame is bent onto a key frame by the affine map that the landmark poses give, then matched to it directly by
+Each frame is bent onto a key frame, pixel by pixel, by pose and surface of the head, then matched to it directly by
 Lucas-Kanade, forward and backward. A track thus starts from one picture and never drifts, and it reaches every frame
-that sees the head from a similar side, across cuts too. Features: forehead, nose bridge, cheekbones, ears.
+that sees the head from a similar side, across cuts too. Features: forehead, nose bridge, cheekbones, ears. Twice: bent
+by the landmarks' poses and mesh first, then by the poses and points that bundle adjustment makes of those tracks.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from synctalk_trainer.dataset import HEAD
-from synctalk_trainer.prepare.face_mesh import CHEEK_LINE, EYES, STABLE
+from synctalk_trainer.prepare.bundle_adjust import Sightings
+from synctalk_trainer.prepare.face_mesh import CHEEK_LINE, EYES
+from synctalk_trainer.prepare.pose import Fit
 from synctalk_trainer.prepare.rigid import Double, project_points
+from synctalk_trainer.prepare.stabilise import Clip, stabilise
+from synctalk_trainer.prepare.surface import surface_of
 from synctalk_trainer.prepare.workspace import Workspace, write_arrays
 
-__all__ = ["KeyView", "choose_key_frames", "follow", "look_at", "run_tracks", "view_weights"]
+__all__ = [
+    "KeyView",
+    "choose_key_frames",
+    "clip_of",
+    "follow",
+    "look_at",
+    "read_fit",
+    "run_tracks",
+    "view_weights",
+]
 
 Picture = NDArray[np.uint8]
 Flags = NDArray[np.bool_]
@@ -53,56 +68,108 @@ class KeyView:
     picture: Picture
     points: NDArray[np.float32]
     """[P, 2] features, pixels of the area (whole numbers are pixel centres)"""
-    depth_m: Double
-    """[P] camera z that the mesh suggests"""
     face_px: float
 
 
 def run_tracks(work: Workspace) -> None:
     """Write ``tracks.npz``."""
-    fit = work.arrays("landmark_pose.npz")
     faces = work.arrays("landmarks.npz")
     frames, masks, valid = work.map("frames.npy"), work.map("masks.npy"), faces["valid"]
-    rotation, translation = fit["rotation"].astype(np.float64), fit["translation"].astype(np.float64)
-    mesh, focal, size = fit["points_m"].astype(np.float64), float(fit["focal_px"]), work.size
-    keys = choose_key_frames(rotation, valid, faces["blendshapes"][:, _CALM].sum(axis=1))
-    seen_mesh = project_points(rotation, translation, mesh, focal, size / 2)  # [N, 478, 2]
+    fit = read_fit(work)
+    keys = choose_key_frames(fit.rotation, valid, faces["blendshapes"][:, _CALM].sum(axis=1))
+    seen_mesh = project_points(
+        fit.rotation[keys], fit.translation[keys], fit.points_m, fit.focal_px, work.size / 2
+    )
     views = [
-        look_at(
-            frames[key],
-            np.asarray(masks[key]) == HEAD,
-            seen_mesh[key],
-            (mesh @ rotation[key].T + translation[key])[:, 2],
-        )
-        for key in keys
+        look_at(frames[key], np.asarray(masks[key]) == HEAD, mesh)
+        for key, mesh in zip(keys, seen_mesh, strict=True)
     ]
-    weights = view_weights(rotation, keys)
+    seen, start = _follow_all(
+        frames, valid, views, keys, fit, fit.points_m, lambda done: work.advance(0.4 * done)
+    )
+    known = stabilise(clip_of(work, seen, start, keys), lambda done: work.advance(0.4 + 0.2 * done))
+    if known.is_trusted(valid):
+        surface = np.concatenate([known.fit.points_m, known.points_m])
+        seen, _ = _follow_all(
+            frames, valid, views, keys, known.fit, surface, lambda done: work.advance(0.6 + 0.4 * done)
+        )
+    counts = [len(view.points) for view in views]
+    write_arrays(
+        work.folder / "tracks.npz",
+        frame=seen.frame.astype(np.int32),
+        point=seen.point.astype(np.int32),
+        xy=(seen.xy + work.size / 2).astype(np.float32),
+        weight=seen.weight.astype(np.float32),
+        start_m=start.astype(np.float32),
+        key_frames=keys.astype(np.int32),
+        key_of_point=np.repeat(np.arange(len(keys)), counts).astype(np.int32),
+    )
+    work.info["tracks"] = {
+        "key_frames": [int(key) for key in keys],
+        "points": sum(counts),
+        "per_frame": round(len(seen.frame) / max(int(valid.sum()), 1), 1),
+    }
+
+
+def read_fit(work: Workspace) -> Fit:
+    """The landmarks' poses, mesh and focal length."""
+    fit = work.arrays("landmark_pose.npz")
+    rotation, translation, mesh = (
+        fit[name].astype(np.float64) for name in ("rotation", "translation", "points_m")
+    )
+    return Fit(rotation, translation, mesh, float(fit["focal_px"]), ())
+
+
+def clip_of(work: Workspace, tracks: Sightings, start_m: Double, key_frames: Indices) -> Clip:
+    """Tracks with what earlier steps found."""
+    faces = work.arrays("landmarks.npz")
+    landmarks = faces["points"][..., :2] - np.full(2, work.size / 2)
+    return Clip(read_fit(work), landmarks, faces["valid"], work.takes, work.size, tracks, start_m, key_frames)
+
+
+def _follow_all(
+    frames: NDArray[np.uint8],
+    valid: Flags,
+    views: list[KeyView],
+    keys: Indices,
+    fit: Fit,
+    surface_m: Double,
+    advance: Callable[[float], None],
+) -> tuple[Sightings, Double]:
+    """Find every key frame's features in all frames that see them from a similar side.
+
+    fit: poses [N] and focal length that bend the frames; surface_m: [K, 3] points of the head's surface.
+    Returns the sightings, relative to the picture's middle, and the features' places on the surface [P, 3].
+    """
+    size = frames.shape[1]
+    surfaces = [
+        surface_of(
+            surface_m,
+            fit.rotation[key],
+            fit.translation[key],
+            fit.focal_px,
+            size,
+            view.corner,
+            view.picture.shape,
+            view.face_px,
+        )
+        for view, key in zip(views, keys, strict=True)
+    ]
+    weights = view_weights(fit.rotation, keys)
     first = np.cumsum([0, *(len(view.points) for view in views)])
-    stable = seen_mesh[:, STABLE]
     parts: list[tuple[Indices, Indices, NDArray[np.float32], NDArray[np.float32]]] = []
     for i in np.flatnonzero(valid):
         grey = _grey(frames[i])
         for k in np.flatnonzero(weights[i] > 0.02):
-            found, xy = follow(views[k], stable[keys[k]], grey, stable[i])
+            bend = surfaces[k].bend(fit.rotation[i], fit.translation[i], fit.focal_px, size)
+            found, xy = follow(views[k], grey, bend)
             n = len(found)
             parts.append((np.full(n, i), first[k] + found, xy, np.full(n, weights[i, k], np.float32)))
-        work.advance((i + 1) / len(valid))
+        advance((i + 1) / len(valid))
     frame, point, xy, weight = _joined(parts)
-    write_arrays(
-        work.folder / "tracks.npz",
-        frame=frame.astype(np.int32),
-        point=point.astype(np.int32),
-        xy=xy.astype(np.float32),
-        weight=weight.astype(np.float32),
-        start_m=_lifted(views, keys, rotation, translation, focal, size),
-        key_frames=keys.astype(np.int32),
-        key_of_point=np.repeat(np.arange(len(keys)), np.diff(first)).astype(np.int32),
-    )
-    work.info["tracks"] = {
-        "key_frames": [int(key) for key in keys],
-        "points": int(first[-1]),
-        "per_frame": round(len(frame) / max(int(valid.sum()), 1), 1),
-    }
+    places = [surface.at(view.points) for surface, view in zip(surfaces, views, strict=True)]
+    seen = Sightings(frame, point, xy.astype(np.float64) - size / 2, weight.astype(np.float64))
+    return seen, np.concatenate(places)
 
 
 def _joined(
@@ -163,8 +230,8 @@ def _flattened(grey: Picture, face_px: float) -> Picture:
     return np.asarray(np.clip(detail + 128.5, 0, 255), np.uint8)
 
 
-def look_at(frame: Picture, head: Flags, mesh: Double, depth: Double) -> KeyView:
-    """Features of a key frame. head: [S, S]; mesh: [478, 2] pixels; depth: [478] camera z of the mesh, metres."""
+def look_at(frame: Picture, head: Flags, mesh: Double) -> KeyView:
+    """Features of a key frame. head: [S, S]; mesh: [478, 2] pixels."""
     face_px = float(np.ptp(mesh[:, 1]))
     low = np.maximum(np.floor(mesh.min(axis=0) - (0.3 * face_px, 0.4 * face_px)), 0).astype(int)
     high = np.minimum(np.ceil(mesh.max(axis=0) + 0.3 * face_px), frame.shape[0]).astype(int)
@@ -182,11 +249,7 @@ def look_at(frame: Picture, head: Flags, mesh: Double, depth: Double) -> KeyView
         blockSize=7,
     )
     points = np.zeros((0, 2), np.float32) if corners is None else np.asarray(corners[:, 0], np.float32)
-    away = np.linalg.norm(points[:, None] - local[None], axis=-1)  # [P, 478]
-    near = np.argsort(away, axis=1)[:, :4]
-    share = 1 / (np.take_along_axis(away, near, axis=1) + 1)
-    depth_m = (depth[near] * share).sum(axis=1) / share.sum(axis=1)
-    return KeyView((int(low[0]), int(low[1])), area, points, depth_m, face_px)
+    return KeyView((int(low[0]), int(low[1])), area, points, face_px)
 
 
 def _rigid_area(head: Flags, mesh: Double, face_px: float) -> Flags:
@@ -209,24 +272,19 @@ def _rigid_area(head: Flags, mesh: Double, face_px: float) -> Flags:
 
 
 def follow(
-    view: KeyView, key_points: Double, grey: Picture, frame_points: Double
+    view: KeyView, grey: Picture, bend: tuple[NDArray[np.float32], NDArray[np.float32]]
 ) -> tuple[Indices, NDArray[np.float32]]:
     """Find a key frame's features in another frame.
 
-    key_points, frame_points: [K, 2] pixels of the same rigid points in both, by the landmark poses.
+    bend: x and y [H, W] in the frame, as far as is known, of each pixel of the key frame's area (``Surface.bend``).
     Returns which features were found [F] and where [F, 2], in pixels of the frame.
     """
     if not len(view.points):
         return np.zeros(0, np.int64), np.zeros((0, 2), np.float32)
-    corner = np.array(view.corner) + 0.5
-    local = np.concatenate([key_points - corner, np.ones((len(key_points), 1))], axis=1)
-    affine = np.linalg.lstsq(local, frame_points - 0.5, rcond=None)[0].T  # [2, 3]
-    height, width = view.picture.shape
-    bent = cv2.warpAffine(
+    bent = cv2.remap(
         grey,
-        affine,
-        (width, height),
-        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,  # OpenCV's cubic moves edges by up to 0.04 pixels
+        *bend,
+        cv2.INTER_LINEAR,  # OpenCV's cubic moves edges by up to 0.04 pixels
         borderMode=cv2.BORDER_REPLICATE,
     )
     bent = _flattened(np.asarray(bent, np.uint8), view.face_px)
@@ -238,8 +296,19 @@ def follow(
     away = np.linalg.norm((there - start)[:, 0], axis=-1)
     good = is_there & is_back & returned & (away < max(_AWAY * view.face_px, 2.5))
     found = np.flatnonzero(good)
-    xy = there[found, 0] @ affine[:, :2].T + affine[:, 2] + 0.5
-    return found, xy.astype(np.float32)
+    return found, np.stack([_between(part, there[found, 0]) for part in bend], axis=1) + np.float32(0.5)
+
+
+def _between(values: NDArray[np.float32], places: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Values [H, W] at places [P, 2] between pixels, bilinear: OpenCV's remap would round places to 1/32 pixel."""
+    height, width = values.shape
+    x = np.clip(places[:, 0], 0, width - 1.001)
+    y = np.clip(places[:, 1], 0, height - 1.001)
+    column, row = x.astype(int), y.astype(int)
+    right, down = x - column, y - row
+    upper = values[row, column] * (1 - right) + values[row, column + 1] * right
+    lower = values[row + 1, column] * (1 - right) + values[row + 1, column + 1] * right
+    return np.asarray(upper * (1 - down) + lower * down, np.float32)
 
 
 def _matched(
@@ -257,15 +326,3 @@ def _matched(
         flags=cv2.OPTFLOW_USE_INITIAL_FLOW,
     )
     return np.asarray(found, np.float32), np.asarray(status)[:, 0] > 0
-
-
-def _lifted(
-    views: list[KeyView], keys: Indices, rotation: Double, translation: Double, focal: float, size: int
-) -> NDArray[np.float32]:
-    """First places of all features in head space [P, 3]: where their rays meet the mesh's depth."""
-    places = []
-    for view, key in zip(views, keys, strict=True):
-        ray = (view.points + np.array(view.corner) + 0.5 - size / 2) / focal
-        in_camera = np.concatenate([ray, np.ones((len(ray), 1))], axis=1) * view.depth_m[:, None]
-        places.append((in_camera - translation[key]) @ rotation[key])
-    return np.concatenate(places).astype(np.float32)
