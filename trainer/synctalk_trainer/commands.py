@@ -193,13 +193,12 @@ def train(
         ),
     ] = None,
     encoder: Annotated[
-        str | None,
+        str,
         typer.Option(
             metavar="NAME",
-            help="What hears beside the mel bands: default (the packaged speech encoder), none, or an .onnx file. "
-            "Presets that learn an audio network of their own have none.",
+            help="What hears beside the mel bands: none, default (the packaged speech encoder), or an .onnx file.",
         ),
-    ] = None,
+    ] = "none",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in RUN, exactly.")] = False,
 ) -> None:
     """Train an avatar from a prepared dataset.
@@ -218,7 +217,7 @@ def train(
     from rich.console import Console
     from synctalk.errors import TrainingError
 
-    from .audio_visual.encoder import chosen_encoder, usual_encoder
+    from .audio_visual.encoder import chosen_encoder
     from .run import Settings
     from .train_command import train_run
 
@@ -234,7 +233,7 @@ def train(
         lpips=None if lpips is None else str(lpips.resolve()),
     )
     console = Console(highlight=False)
-    speech = chosen_encoder(encoder or usual_encoder(preset))
+    speech = chosen_encoder(encoder)
     trainer = train_run(dataset, out, settings, resume, device, threads, console, speech)
     console.print(f"trained {trainer.clock.step} steps in {trainer.clock.seconds / 60:.1f} min: {out}")
     console.print(f"next: synctalk evaluate {out}, then synctalk export {out} -o {out.name}.avatar")
