@@ -429,7 +429,7 @@ def test_a_speech_encoder_travels_inside_the_bundles_audio_network(tmp_path: Pat
         (got,) = session.run(None, {"mel_windows": windows[:n].numpy()})
         np.testing.assert_allclose(got, encoder(windows[:n]).numpy(), atol=1e-4)
     inputs = encoder.inputs(windows[:2])
-    assert inputs.shape == (2, 40 * 24 + 3 * 512)
+    assert inputs.shape == (2, 40 * 24 + 512)
     last = speech(windows[:2, :, :, 8:].numpy())
     np.testing.assert_allclose(inputs[:, -512:].numpy(), last, atol=1e-6)
 
@@ -440,3 +440,22 @@ def test_what_the_kernel_hears_beside_the_bands_counts(tmp_path: Path) -> None:
     before = encoder(windows[:4])
     encoder.components[encoder.n_pooled :] = 0
     assert float((encoder(windows[:4]) - before).abs().max()) > 1e-3
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_fit_leans_on_the_speech_encoder_that_knows_the_mouth(tmp_path: Path) -> None:
+    speech = SpeechEncoder.read(_onnx(tmp_path, _Published(), (3, 1, 80, 16)))
+    generator = np.random.default_rng(0)
+    level = generator.uniform(-4, 4, (600, 1, 10, 24)).repeat(8, axis=2).astype(np.float32)
+    windows = torch.from_numpy(level)
+    known = speech(level[:, :, :, 8:])
+    _, _, axes = np.linalg.svd(known - known.mean(axis=0), full_matrices=False)
+    mouth = torch.from_numpy((known - known.mean(axis=0)) @ axes[:2].T)
+    fits = {}
+    for hears in (None, speech):
+        encoder = KernelEncoder(preset("tiny").audio, 2, hears)
+        rng = np.random.default_rng(1)
+        fits[hears] = fit_kernel(encoder, windows, mouth, np.arange(600), np.zeros(600, np.int64), rng)
+    assert fits[None].speech_weight == 0.0
+    assert fits[speech].speech_weight == 1.0
+    assert fits[speech].error < 0.9 * fits[None].error

@@ -1,16 +1,18 @@
 """Fits the kernel encoder in closed form: mel window -> shape of the mouth, as principal components.
 
 A window of 24 mel columns, and beside it what a speech encoder says of it, goes through principal components and random
-cosine features (a Gaussian kernel) into ridge regression. Every window is heard twice, as it is and as another speaker and microphone might have made it, so
-that the mouth also opens for voices unlike the subject's. The kernel's width, how far around the frame it listens, and
-each component's ridge are chosen by cross-validation over takes or stretches of the clip, which also gives, for every
-training frame, a prediction by a machine that never saw its stretch: the field is trained on these, so that it meets
-the same errors in training as with new speech.
+cosine features (a Gaussian kernel) into ridge regression. Every window is heard twice, as it is and as another speaker
+and microphone might have made it, so that the mouth also opens for voices unlike the subject's. The kernel's width, how
+far around the frame it listens, how much the speech encoder weighs, and each component's ridge are chosen by
+cross-validation over takes or stretches of the clip, which also gives, for every training frame, a prediction by a
+machine that never saw its stretch: the field is trained on these, so that it meets the same errors in training as with
+new speech.
 Source: Rahimi and Recht 2007 (random features); Wolpert 1992 (stacking).
 """
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +22,7 @@ from torch import Tensor
 
 from .modules import KernelEncoder
 
-__all__ = ["AudioFit", "fit_kernel"]
+__all__ = ["AudioFit", "as_another_voice", "fit_kernel"]
 
 Ints = NDArray[np.int64]
 
@@ -28,6 +30,8 @@ _FOLDS = 8
 _WIDTHS = (0.3, 0.45)
 _REACHES = (6.0, 30.0)
 """Decay of a window's columns around the frame, in columns: the sound at hand, or all of the window"""
+_SPEECH_WEIGHTS = (0.4, 1.0)
+"""Deviation of all embeddings of a speech encoder over that of all mel bands"""
 _FRAME_AT = 2 / 3
 """Where in the window the frame's own time lies."""
 _MEL_SHIFT, _MEL_STRETCH = 6.0, 0.06
@@ -43,6 +47,8 @@ class AudioFit:
 
     reach: float
     """Columns around the frame that count, see ``_REACHES``"""
+    speech_weight: float
+    """See ``_SPEECH_WEIGHTS``; 0 without a speech encoder"""
     width: float
     ridges: tuple[float, ...]
     error: float
@@ -115,15 +121,15 @@ def fit_kernel(
     windows: [N, 1, 80, columns] of all frames; target: [N, C]; frames: [n] those to fit; take: [N].
     """
     heard = windows[frames]
-    inputs = encoder.inputs(torch.cat([heard, _as_another_voice(heard, generator)]))
+    inputs = encoder.inputs(torch.cat([heard, as_another_voice(heard, generator)]))
     directions = torch.from_numpy(generator.standard_normal(encoder.frequencies.shape).astype(np.float32))
     encoder.phases.copy_(
         torch.from_numpy(generator.uniform(0, 2 * np.pi, len(encoder.phases)).astype(np.float32))
     )
     fold = torch.from_numpy(_folds(frames, take)).repeat(2)
     wanted = target[frames].double().repeat(2, 1)
-    reach, width = _choose(encoder, inputs, wanted, fold, directions)
-    _set_components(encoder, inputs, reach)
+    reach, speech_weight, width = _choose(encoder, inputs, wanted, fold, directions)
+    _set_components(encoder, inputs, reach, speech_weight)
     encoder.frequencies.copy_(directions * width)
     regression = _Ridge(encoder.features(inputs).double(), wanted, fold)
     unseen, ridges = regression.best_unseen(_RIDGES)
@@ -134,6 +140,7 @@ def fit_kernel(
     first = torch.stack([unseen[:, 0], wanted[:, 0]])
     return AudioFit(
         reach,
+        speech_weight,
         width,
         ridges,
         float(_errors(unseen, wanted).sum() / wanted.var(dim=0).sum()),
@@ -143,7 +150,7 @@ def fit_kernel(
     )
 
 
-def _as_another_voice(windows: Tensor, generator: np.random.Generator) -> Tensor:
+def as_another_voice(windows: Tensor, generator: np.random.Generator) -> Tensor:
     """Mel windows with shifted formants, another spectral tilt and level, and a little noise, [n, 1, mels, columns]."""
     n, _, n_mels, n_columns = windows.shape
 
@@ -166,9 +173,9 @@ def _errors(predicted: Tensor, truth: Tensor) -> Tensor:
     return ((predicted - truth) ** 2).mean(dim=0)
 
 
-def _set_components(encoder: KernelEncoder, inputs: Tensor, reach: float) -> None:
+def _set_components(encoder: KernelEncoder, inputs: Tensor, reach: float, speech_weight: float) -> None:
     """Set the encoder's principal components: of mel bands faded by a Gaussian around the frame's own time, and of
-    embeddings that weigh as much in all as the bands."""
+    embeddings that weigh ``speech_weight`` times as much in all."""
     n_columns = encoder.n_pooled // encoder.n_bands
     distance = torch.arange(n_columns) + 0.5 - n_columns * _FRAME_AT
     fade = torch.ones(inputs.shape[1])
@@ -177,7 +184,7 @@ def _set_components(encoder: KernelEncoder, inputs: Tensor, reach: float) -> Non
     variance = faded.var(dim=0)
     if encoder.speech is not None:
         ratio = variance[: encoder.n_pooled].sum() / variance[encoder.n_pooled :].sum().clamp(min=1e-9)
-        fade[encoder.n_pooled :] = ratio.sqrt()
+        fade[encoder.n_pooled :] = speech_weight * ratio.sqrt()
         faded = inputs * fade
     centre = faded.mean(dim=0)
     _, _, axes = torch.linalg.svd((faded - centre)[:: max(1, len(inputs) // 3000)], full_matrices=False)
@@ -191,17 +198,17 @@ def _set_components(encoder: KernelEncoder, inputs: Tensor, reach: float) -> Non
 
 def _choose(
     encoder: KernelEncoder, inputs: Tensor, wanted: Tensor, fold: Tensor, directions: Tensor
-) -> tuple[float, float]:
-    """Reach and kernel width with the least cross-validated error, tried on a quarter of the cosines."""
+) -> tuple[float, float, float]:
+    """Reach, speech weight and kernel width with the least cross-validated error, tried on a quarter of the cosines."""
     n_tried = max(64, len(encoder.phases) // 4)
-    best = (float("inf"), _REACHES[0], _WIDTHS[0])
-    for reach in _REACHES:
-        _set_components(encoder, inputs, reach)
+    scaled = tuple(ridge * n_tried / len(encoder.phases) for ridge in _RIDGES)
+    tried = []
+    for reach, weight in itertools.product(_REACHES, (0.0,) if encoder.speech is None else _SPEECH_WEIGHTS):
+        _set_components(encoder, inputs, reach, weight)
         reduced = (inputs - encoder.centre) @ encoder.components
         for width in _WIDTHS:
             projected = reduced @ (directions[:, :n_tried] * width)
             regression = _Ridge(torch.cos(projected + encoder.phases[:n_tried]).double(), wanted, fold)
-            scaled = tuple(ridge * n_tried / len(encoder.phases) for ridge in _RIDGES)
             error = float(_errors(regression.best_unseen(scaled)[0], wanted).sum())
-            best = min(best, (error, reach, width))
-    return best[1], best[2]
+            tried.append((error, reach, weight, width))
+    return min(tried)[1:]

@@ -95,6 +95,7 @@ class FittedConditions:
             "gain": fit.gain,
             "kernel_width": fit.width,
             "reach": fit.reach,
+            "speech_weight": fit.speech_weight,
         }
 
     def draw(self, frames: Ints, fraction: float, generator: np.random.Generator) -> Tensor:

@@ -29,8 +29,6 @@ __all__ = [
 ]
 
 _HASH_PRIME = 2_654_435_761
-_STRIDE = 4
-"""Mel columns between the windows that a speech encoder hears for a frame."""
 
 
 def mlp(x: Tensor, weights: nn.ParameterList | list[Tensor] | tuple[Tensor, ...]) -> Tensor:
@@ -237,8 +235,8 @@ class KernelEncoder(nn.Module):
     """Mel window of a frame -> its condition: a kernel machine, fitted in closed form (``audio_fit``).
 
     What it looks at: the window's mel bands, and beside them, if there is a speech encoder, what that says of the
-    window's beginning, middle and end. Its weights are buffers: no gradient ever touches them. Source: Rahimi and
-    Recht 2007 (random features).
+    window's last columns, which lie about the frame's own time. Its weights are buffers: no gradient ever touches
+    them. Source: Rahimi and Recht 2007 (random features).
     """
 
     def __init__(self, spec: AudioSpec, n_condition: int, speech: SpeechEncoder | None = None) -> None:
@@ -250,9 +248,7 @@ class KernelEncoder(nn.Module):
         self.speech = speech
         self.n_bands = spec.pooled_bands
         self.n_pooled = spec.pooled_bands * spec.window_columns
-        last = spec.window_columns - COLUMNS
-        self.starts = tuple(range(last % _STRIDE, last + 1, _STRIDE))
-        n_inputs = self.n_pooled + (0 if speech is None else len(self.starts) * speech.n_embedding)
+        n_inputs = self.n_pooled + (0 if speech is None else speech.n_embedding)
         n_components = spec.components * (1 if speech is None else 2)
         self.centre: Tensor
         self.components: Tensor
@@ -268,16 +264,14 @@ class KernelEncoder(nn.Module):
         self.register_buffer("bias", torch.zeros(n_condition))
 
     def inputs(self, windows: Tensor) -> Tensor:
-        """windows: [N, 1, 80, columns] -> [N, bands * columns], and the speech encoder's embeddings beside them."""
+        """windows: [N, 1, 80, columns] -> [N, bands * columns], and the speech encoder's embedding beside them."""
         n, _, n_mels, n_columns = windows.shape
         bands = windows.view(n, self.n_bands, n_mels // self.n_bands, n_columns)
         pooled = bands.mean(dim=2).flatten(1)
         if self.speech is None:
             return pooled
-        parts = torch.cat([windows[..., start : start + COLUMNS] for start in self.starts])
-        learned = LearnedFeatures.apply(parts, self.speech)  # type: ignore[no-untyped-call]
-        apart = learned.view(len(self.starts), -1, self.speech.n_embedding).transpose(0, 1)
-        return torch.cat([pooled, apart.flatten(1)], dim=1)
+        learned = LearnedFeatures.apply(windows[..., -COLUMNS:], self.speech)  # type: ignore[no-untyped-call]
+        return torch.cat([pooled, learned], dim=1)
 
     def features(self, inputs: Tensor) -> Tensor:
         """Random cosine features of ``inputs``, [N, cosines]."""
