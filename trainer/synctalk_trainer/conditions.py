@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .audio_fit import fit_kernel
-from .modules import Avatar, KernelEncoder
+from .modules import Avatar, ConvolutionalEncoder, KernelEncoder
 from .mouth import mouth_shape
 from .scene import Scene
 
@@ -52,13 +52,6 @@ class Conditions(Protocol):
 
     def load(self, state: dict[str, Tensor]) -> None:
         """The inverse of ``state``."""
-
-
-def _heard(model: Avatar, scene: Scene, frames: Ints, n_parts: int) -> Tensor:
-    """Conditions of frames, in parts, wherever the model is; [n, C] on the CPU."""
-    device = model.appearance.device
-    parts = [part for part in np.array_split(frames, n_parts) if len(part)]
-    return torch.cat([model.audio(scene.audio.of(part).to(device)).cpu() for part in parts])
 
 
 class FittedConditions:
@@ -104,8 +97,9 @@ class FittedConditions:
 
     @torch.no_grad()
     def predict(self, model: Avatar) -> Tensor:
-        frames = np.arange(self._scene.dataset.n_frames)
-        return _heard(model, self._scene, frames, 16)
+        device = model.appearance.device
+        parts = np.array_split(np.arange(self._scene.dataset.n_frames), 16)
+        return torch.cat([model.audio(self._scene.audio.of(part).to(device)).cpu() for part in parts])
 
     def typical(self, frames: Ints, predicted: Tensor) -> Tensor:
         return self._truth[frames].mean(dim=0)
@@ -132,12 +126,14 @@ class LearnedConditions:
 
     @torch.no_grad()
     def predict(self, model: Avatar) -> Tensor:
-        was_training = model.training
+        assert isinstance(model.audio, ConvolutionalEncoder)
+        was_training, device = model.training, model.appearance.device
         model.eval()
-        frames = np.arange(self._scene.dataset.n_frames)
-        heard = _heard(model, self._scene, frames, 64)
+        audio = self._scene.audio
+        taps = [model.audio.tap(part.to(device)) for part in audio.windows.split(512)]  # frames share them
+        heard = model.audio.attend(torch.cat(taps)[audio.index.to(device)])
         model.train(was_training)
-        return heard
+        return heard.cpu()
 
     def typical(self, frames: Ints, predicted: Tensor) -> Tensor:
         return predicted[frames].mean(dim=0)

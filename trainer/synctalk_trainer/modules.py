@@ -210,7 +210,15 @@ class ConvolutionalEncoder(nn.Module):
     def forward(self, windows: Tensor) -> Tensor:
         """windows: [N, taps, 80, columns] -> condition [N, C]."""
         n, n_taps = windows.shape[:2]
-        taps: Tensor = self.project(self.window(windows.flatten(0, 1))).view(n, n_taps, -1)
+        return self.attend(self.tap(windows.flatten(0, 1)).view(n, n_taps, -1))
+
+    def tap(self, windows: Tensor) -> Tensor:
+        """Single windows [M, 80, columns] -> [M, C]."""
+        tap: Tensor = self.project(self.window(windows))
+        return tap
+
+    def attend(self, taps: Tensor) -> Tensor:
+        """What the windows of a frame say, [N, taps, C] -> condition [N, C]."""
         weight: Tensor = self.attention(taps.transpose(1, 2))  # [N, taps]
         condition: Tensor = (weight[:, :, None] * taps).sum(dim=1)
         return condition
