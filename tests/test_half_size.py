@@ -135,14 +135,14 @@ def test_bytes_upsample_where_they_are_good_enough(
 ) -> None:
     bundle, request = open_bundle(bundle_path), _request(bundle_path)
     assert (bundle.tensors["upsampler.ranges"] > 0).all()
-    assert bundle.manifest.training["parity"]["heads: upsampler float32 - int8"]["psnr_db"] >= 55
+    assert bundle.manifest.training["parity"]["heads: upsampler float32 - int8"]["psnr_db"] >= 48
     exact, fast = (
         create_backend("native-cpu", bundle, precision=precision, detail="half").render_head(request)
         for precision in ("float32", "auto")
     )
     assert 0 < np.abs(exact - fast).max() < 0.05
 
-    failed = Check("heads: upsampler float32 - int8", 0.5, 55.0, 20.0)
+    failed = Check("heads: upsampler float32 - int8", 0.5, 48.0, 20.0)
     monkeypatch.setattr("synctalk_export.export.upsampler_int8_check", lambda *_: failed)
     export_bundle(upsampled_subject(), tmp_path / "coarse.avatar")
     assert not open_bundle(tmp_path / "coarse.avatar").tensors["upsampler.ranges"].any()

@@ -52,8 +52,8 @@ _ROUNDING_DB = 46.0
 """What half precision of the planes may cost."""
 _HALF_DB = 55.0
 """What half precision of the networks may cost: less than the planes' rounding."""
-_UPSAMPLED_BYTE_DB = 55.0
-"""What 8-bit integers in the upsampler may cost: nothing that measures."""
+_UPSAMPLED_BYTE_DB = 48.0
+"""As good as those of the renderer: what they cost does not measure (docs/native.md)."""
 _UPSAMPLED_LOSS_DB = 0.3
 """What rendering at half the size may cost on frames that were held out."""
 

@@ -69,6 +69,8 @@ class Run:
     step: int
     conditions: NDArray[np.float32]
     """[N, C]: what the audio branch says for every frame of the dataset"""
+    conditions_unseen: NDArray[np.float32]
+    """[N, C]: the same of a branch that was fitted without the frame, where there is one: as wrong as in new speech"""
 
     @property
     def camera(self) -> Camera:
@@ -139,7 +141,11 @@ class Run:
     @cached_property
     def conditions_rendered(self) -> NDArray[np.float32]:
         """[N, C]: the conditions of all frames as the run time uses them."""
-        spread = self.conditions - self.condition_mean
+        return self.widened(self.conditions)
+
+    def widened(self, conditions: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Conditions [..., C] as the run time uses them: spread around their mean by the gain."""
+        spread = conditions - self.condition_mean
         return np.asarray(self.condition_mean + self.condition_gain * spread, np.float32)
 
 
@@ -237,4 +243,5 @@ def load_run(path: str | Path, dataset: str | Path | None = None) -> Run:
         seconds_trained=float(progress["seconds"]),
         step=int(progress["step"]),
         conditions=tensors["condition.all"].numpy(),
+        conditions_unseen=tensors.get("condition.unseen", tensors["condition.all"]).numpy(),
     )

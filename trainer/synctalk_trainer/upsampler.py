@@ -205,9 +205,9 @@ def _triples(run: Run, frames: NDArray[np.int64]) -> NDArray[np.int64]:
     return (_spread(first, _JUDGED // 3)[:, None] + np.arange(3)).ravel()
 
 
-def _half(run: Run, frame: int) -> tuple[Float, Float]:
-    """The head at half the size, premultiplied RGBA; the drive."""
-    request = run.request_of(frame)
+def _half(run: Run, frame: int, condition: Float | None = None) -> tuple[Float, Float]:
+    """The head at half the size, premultiplied RGBA; the drive. condition: as for ``Run.render``."""
+    request = run.request_of(frame, condition)
     return run.draw(half_sized(request)), drive_of(request)
 
 
@@ -229,7 +229,7 @@ def _examples(
 
 
 def _example(run: Run, frame: int) -> _Example | None:
-    head, drive = _half(run, frame)
+    head, drive = _half(run, frame, run.widened(run.conditions_unseen[frame]))
     small = head.astype(np.float16)
     is_seen = small[..., 3] > 0.01
     rows, columns = np.flatnonzero(is_seen.any(axis=1)), np.flatnonzero(is_seen.any(axis=0))
