@@ -162,8 +162,10 @@ def test_auto_takes_half_where_it_can(bundle_path: Path, tmp_path: Path) -> None
     assert shapes[0] == shapes[1]
 
 
-def test_an_upsampler_that_costs_too_much_stays_out(tmp_path: Path) -> None:
-    bad = {"full": UPSAMPLER_FIGURES["full"], "half": {"psnr_full": 30.0, "psnr_head": 27.5}}
+@pytest.mark.parametrize("region", ["psnr_full", "psnr_head", "psnr_mouth"])
+def test_an_upsampler_that_costs_too_much_stays_out(region: str, tmp_path: Path) -> None:
+    bad = copy.deepcopy(UPSAMPLER_FIGURES)
+    bad["half"][region] = bad["full"][region] - 0.4
     subject = dataclasses.replace(upsampled_subject(), upsampler_figures=bad)
     done = export_bundle(subject, tmp_path / "tiny.avatar")
     assert done.manifest.spec.upsampler is None
