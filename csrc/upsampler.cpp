@@ -195,7 +195,6 @@ void merge(const UpsamplerRows<Value, Layer>& rows, const Layer& layer, const Sc
 
 Upsampler::Upsampler(const std::vector<Layer>& layers, const std::vector<float>& ranges)
     : n_levels_(static_cast<int>(layers.size()) / 3) {
-  for (const Layer& layer : layers) widest_ = std::max(widest_, layer.n_out);
   for (int level = 0; level < n_levels_; ++level) n_modulation_ += 2 * layers[2 * level].n_out;
   if (ranges.empty()) {
     scales_.assign(layers.size(), 1.0f);

@@ -42,7 +42,7 @@ class Upsampler {
   void pass(const UpsamplerPath&, const UpsamplerRows<Value, Convolved>&, const std::vector<Convolved>&,
             const float* small, int height, int width, const float* modulation, float* out) const;
 
-  int n_levels_, n_modulation_ = 0, widest_ = UPSAMPLER_OUT;
+  int n_levels_, n_modulation_ = 0;
   std::vector<float> scales_;  // of each layer's outputs: what a unit is
   std::vector<std::unique_ptr<Floats>> weights_;
   std::vector<Convolution> layers_;

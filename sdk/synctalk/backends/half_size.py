@@ -81,6 +81,5 @@ class HalfSize:
         return self.whole.condition(windows)
 
     def render_head(self, request: HeadRequest) -> Float:
-        """The head alone: premultiplied RGBA [H, W, 4] in 0..1; H and W are multiples of
-        the upsampler's."""
+        """The head alone: premultiplied RGBA [H, W, 4] in 0..1; sides are multiples of ``UpsamplerSpec.multiple``."""
         return self._enlarge(self.whole.render_head(half_sized(request)), drive_of(request))
