@@ -319,18 +319,18 @@ def train_upsampler(
         )
     table = Table(title=f"{figures['frames']} held-out frames", title_justify="left")
     columns = {
-        "full, dB": "psnr_full",
-        "head": "psnr_head",
-        "face": "psnr_face",
-        "mouth": "psnr_mouth",
-        "hair": "psnr_hair",
-        "head, SSIM": "ssim_head",
-        "flicker": "flicker",
+        "full, dB": ("psnr_full", 2),
+        "head": ("psnr_head", 2),
+        "face": ("psnr_face", 2),
+        "mouth": ("psnr_mouth", 2),
+        "hair": ("psnr_hair", 2),
+        "SSIM": ("ssim_head", 3),
+        "flicker": ("flicker", 2),
     }
     table.add_column("", no_wrap=True)
     for heading in columns:
         table.add_column(heading, justify="right")
     for name, words in {"full": "full size", "bilinear": "half, bilinear", "half": "half, upsampled"}.items():
-        table.add_row(words, *(f"{figures[name][region]:.3f}" for region in columns.values()))
+        table.add_row(words, *(f"{figures[name][key]:.{digits}f}" for key, digits in columns.values()))
     console.print(table)
-    console.print(f"the clip itself flickers by {figures['flicker_truth']:.3f}")
+    console.print(f"the clip itself flickers by {figures['flicker_truth']:.2f}")
