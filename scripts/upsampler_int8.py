@@ -19,7 +19,7 @@ import numpy as np
 from quantised import best_ms, layers_of, quantise, session
 from synctalk import _native
 from synctalk.backends import HeadRequest, create_backend
-from synctalk.backends.half_size import half_sized, native_upsampler
+from synctalk.backends.half_size import drive_of, half_sized, native_upsampler
 from synctalk.bundle import Bundle, open_bundle
 
 N_FRAMES, REPEATS = 24, 30
@@ -30,8 +30,8 @@ Half = tuple[np.ndarray, np.ndarray]
 """A head at half the size [H, W, 4] and its drive [D]."""
 
 
-def small_heads(bundle: Bundle) -> np.ndarray:
-    """Half-size heads [N, H, W, 4] over the track, with the mean and the resting mouth."""
+def small_heads(bundle: Bundle) -> list[Half]:
+    """Over the track, with the mean and the resting mouth."""
     tensors, backend = bundle.tensors, create_backend("native-cpu", bundle, precision="float32")
     frames = np.linspace(0, len(tensors["track.rotation"]) - 1, N_FRAMES).astype(int)
     mouths = (tensors["condition.mean"], tensors["condition.rest"])
