@@ -193,12 +193,13 @@ def train(
         ),
     ] = None,
     encoder: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="NAME",
-            help="What hears beside the mel bands: none, default (the packaged speech encoder), or an .onnx file.",
+            help="What hears beside the mel bands: default (the packaged speech encoder), none, or an .onnx file. "
+            "Presets that learn an audio network of their own have none.",
         ),
-    ] = "none",
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in RUN, exactly.")] = False,
 ) -> None:
     """Train an avatar from a prepared dataset.
@@ -217,7 +218,7 @@ def train(
     from rich.console import Console
     from synctalk.errors import TrainingError
 
-    from .audio_visual.encoder import chosen_encoder
+    from .audio_visual.encoder import chosen_encoder, usual_encoder
     from .run import Settings
     from .train_command import train_run
 
@@ -233,7 +234,7 @@ def train(
         lpips=None if lpips is None else str(lpips.resolve()),
     )
     console = Console(highlight=False)
-    speech = chosen_encoder(encoder)
+    speech = chosen_encoder(encoder or usual_encoder(preset))
     trainer = train_run(dataset, out, settings, resume, device, threads, console, speech)
     console.print(f"trained {trainer.clock.step} steps in {trainer.clock.seconds / 60:.1f} min: {out}")
     console.print(f"next: synctalk evaluate {out}, then synctalk export {out} -o {out.name}.avatar")

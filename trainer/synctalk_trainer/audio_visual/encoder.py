@@ -16,10 +16,11 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 from synctalk.errors import ModelError
+from synctalk.spec import preset
 
 from .networks import COLUMNS, MELS
 
-__all__ = ["MAX_EMBEDDING", "SpeechEncoder", "chosen_encoder", "default_encoder"]
+__all__ = ["MAX_EMBEDDING", "SpeechEncoder", "chosen_encoder", "default_encoder", "usual_encoder"]
 
 Float = NDArray[np.float32]
 
@@ -123,6 +124,11 @@ def chosen_encoder(name: str) -> SpeechEncoder | None:
     if name == "none":
         return None
     return default_encoder() if name == "default" else SpeechEncoder.read(Path(name))
+
+
+def usual_encoder(preset_name: str) -> str:
+    """The name that ``chosen_encoder`` gets unless people choose. Raises: ValueError: no such preset."""
+    return "default" if preset(preset_name).audio.encoder == "kernel" else "none"
 
 
 def default_encoder() -> SpeechEncoder:
