@@ -130,7 +130,9 @@ class LearnedConditions:
         was_training, device = model.training, model.appearance.device
         model.eval()
         audio = self._scene.audio
-        taps = [model.audio.tap(part.to(device)) for part in torch.split(audio.windows, 512)]  # frames share them
+        taps = [
+            model.audio.tap(part.to(device)) for part in torch.split(audio.windows, 512)
+        ]  # frames share them
         heard = model.audio.attend(torch.cat(taps)[audio.index.to(device)])
         model.train(was_training)
         return heard.cpu()
