@@ -25,7 +25,12 @@ from synctalk_trainer.audio_fit import fit_kernel
 from synctalk_trainer.audio_visual import augment
 from synctalk_trainer.audio_visual.command import train_audio
 from synctalk_trainer.audio_visual.corpus import Corpus, CorpusBuilder, TalkingClip, find_clips, read_clip
-from synctalk_trainer.audio_visual.encoder import SpeechEncoder
+from synctalk_trainer.audio_visual.encoder import (
+    SpeechEncoder,
+    chosen_encoder,
+    default_encoder,
+    usual_encoder,
+)
 from synctalk_trainer.audio_visual.export import write_models
 from synctalk_trainer.audio_visual.mouths import MEASURES, landmark_measures, posed_measures, standardised
 from synctalk_trainer.audio_visual.networks import AudioNetwork
@@ -418,6 +423,13 @@ def _fitted(tmp_path: Path, speech: SpeechEncoder | None) -> tuple[KernelEncoder
     fit = fit_kernel(encoder, windows, target, np.arange(400), np.zeros(400, np.int64), generator)
     assert np.isfinite(fit.error)
     return encoder, windows
+
+
+def test_the_packaged_encoder_is_heard_unless_a_preset_learns_its_own() -> None:
+    for name in ("default", "tiny"):
+        heard = chosen_encoder(usual_encoder(name))
+        assert heard is not None and heard.model == default_encoder().model
+    assert chosen_encoder(usual_encoder("paper")) is None
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

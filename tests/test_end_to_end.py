@@ -36,6 +36,7 @@ def test_a_video_becomes_an_avatar_that_speaks(tmp_path: Path) -> None:
     truth, pose = np.load(clip / "truth.npz"), np.load(data / "pose.npz")
     assert len(pose["rotation"]) == len(truth["rotation"]) == 200
     _run("train", data, "-o", run, "--preset", "tiny", "--steps", 200, "--threads", 2)
+    assert (run / "encoder.onnx").is_file()  # heard unless one asks for none
     _run("evaluate", run, "--frames", 12, *models, "--json", tmp_path / "figures.json")
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert figures["psnr_full"] > 19

@@ -129,10 +129,8 @@ class LearnedConditions:
         assert isinstance(model.audio, ConvolutionalEncoder)
         was_training, device = model.training, model.appearance.device
         model.eval()
-        audio = self._scene.audio
-        taps = [
-            model.audio.tap(part.to(device)) for part in torch.split(audio.windows, 512)
-        ]  # frames share them
+        audio = self._scene.audio  # frames share windows: each is heard once
+        taps = [model.audio.tap(part.to(device)) for part in torch.split(audio.windows, 512)]
         heard = model.audio.attend(torch.cat(taps)[audio.index.to(device)])
         model.train(was_training)
         return heard.cpu()
