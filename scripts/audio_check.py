@@ -25,7 +25,7 @@ from synctalk_trainer.audio_visual.encoder import chosen_encoder
 from synctalk_trainer.dataset import Dataset
 from synctalk_trainer.metrics import pearson
 from synctalk_trainer.modules import KernelEncoder
-from synctalk_trainer.mouth import aperture, mouth_shape
+from synctalk_trainer.mouth import aperture
 from synctalk_trainer.scene import AudioWindows
 from synctalk_trainer.split import split
 
@@ -42,9 +42,7 @@ class Clip:
         self.takes, self.n_frames, self.valid = data.takes, data.n_frames, data.valid.copy()
         self.take = np.array([data.take_of(i) for i in range(data.n_frames)])
         self.windows = AudioWindows(data, spec).of(np.arange(data.n_frames))
-        pose = (data.rotation, data.translation, data.points_m, data.valid)
-        shape = mouth_shape(data.landmarks, data.camera, *pose, spec.field.condition)
-        self.shape = np.roll(shape, -shift, axis=0)
+        self.shape = np.roll(data.mouth_shape(spec.field.condition), -shift, axis=0)
         self.opening = np.roll(aperture(data.landmarks), -shift)
         if shift:
             self.valid[-abs(shift) :] = self.valid[: abs(shift)] = False

@@ -14,15 +14,17 @@ from safetensors.numpy import load_file
 from synctalk.errors import DatasetError, TrainingError
 from synctalk.geometry import pixel_rays
 from synctalk.spec import preset
-from synctalk_trainer.audio_fit import fit_kernel
+from synctalk_trainer import audio_fit
+from synctalk_trainer.audio_fit import AudioFit, fit_kernel
 from synctalk_trainer.dataset import Dataset
 from synctalk_trainer.losses import patch_loss, structural_similarity
+from synctalk_trainer.metrics import jitter
 from synctalk_trainer.modules import KernelEncoder, spherical_harmonics
 from synctalk_trainer.occupancy import Occupancy, cell_centres
 from synctalk_trainer.preview import compose
 from synctalk_trainer.rendering import RayBatch, render_rays
 from synctalk_trainer.run import Run, Settings, load_run, settings_of, write_settings
-from synctalk_trainer.scene import Scene
+from synctalk_trainer.scene import Scene, least_opacity
 from synctalk_trainer.train import Trainer, start
 from synctalk_trainer.train_command import train_run
 from test_perceptual import write_contrast
@@ -210,6 +212,39 @@ def test_kernel_encoder_predicts_unseen_frames() -> None:
     assert fit.correlation > 0.8
     known = encoder(windows)
     assert float(((known - target) ** 2).mean()) < fit.error
+
+
+def test_kernel_encoder_is_as_calm_as_its_accuracy_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mouth that moves slowly is predicted from windows that shake: what shakes is left out, at little cost."""
+    spec = preset("tiny").audio
+    generator = np.random.default_rng(2)
+    times = np.arange(800) / 25
+    slow = np.sin(2 * np.pi * times[:, None] * np.array([0.7, 1.1]) + [0.0, 1.0])
+    shaking = generator.normal(size=(800, 6))
+    mix = generator.normal(size=(8, spec.n_mels * spec.window_columns))
+    seen = np.concatenate([slow, shaking], axis=1) @ mix
+    windows = torch.from_numpy((0.1 * seen).astype(np.float32)).view(800, 1, spec.n_mels, -1)
+    target = torch.from_numpy(slow.astype(np.float32))
+
+    def fitted() -> AudioFit:
+        rng = np.random.default_rng(3)
+        return fit_kernel(
+            KernelEncoder(spec, 2), windows, target, np.arange(800), np.zeros(800, np.int64), rng
+        )
+
+    calm = fitted()
+    monkeypatch.setattr(audio_fit, "_CALMS", (0.0,))
+    restless = fitted()
+    assert calm.calm > 0
+    assert calm.error < 1.1 * restless.error
+    whole = [slice(0, 800)]
+    assert jitter(calm.unseen.numpy(), whole) < 0.8 * jitter(restless.unseen.numpy(), whole)
+
+
+def test_a_shadow_is_as_opaque_as_it_is_dark() -> None:
+    plate = np.array([[150, 120, 90], [150, 120, 90], [150, 120, 90], [200, 200, 200]], np.uint8)
+    seen = np.array([[150, 120, 90], [120, 96, 72], [20, 10, 10], [255, 255, 255]], np.uint8)
+    np.testing.assert_allclose(least_opacity(seen, plate), [0.0, 0.3, 1.0, 1.0], atol=1e-6)
 
 
 def test_occupancy_keeps_what_was_seen_and_its_neighbours() -> None:

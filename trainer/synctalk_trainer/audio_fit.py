@@ -2,11 +2,12 @@
 
 A window of 24 mel columns, and beside it what a speech encoder says of it, goes through principal components and random
 cosine features (a Gaussian kernel) into ridge regression. Every window is heard twice, as it is and as another speaker
-and microphone might have made it, so that the mouth also opens for voices unlike the subject's. The kernel's width, how
-far around the frame it listens, how much the speech encoder weighs, and each component's ridge are chosen by
-cross-validation over takes or stretches of the clip, which also gives, for every training frame, a prediction by a
-machine that never saw its stretch: the field is trained on these, so that it meets the same errors in training as with
-new speech.
+and microphone might have made it, so that the mouth also opens for voices unlike the subject's. What is predicted is kept
+calm: its second differences in time are penalised, as far as that costs no accuracy, instead of smoothing it afterwards,
+which would need to wait. The kernel's width, how far around the frame it listens, how much the speech encoder weighs,
+how calm it is, and each component's ridge are chosen by cross-validation over takes or stretches of the clip, which
+also gives, for every training frame, a prediction by a machine that never saw its stretch: the field is trained on
+these, so that it meets the same errors in training as with new speech.
 Source: Rahimi and Recht 2007 (random features); Wolpert 1992 (stacking).
 """
 
@@ -39,6 +40,10 @@ _MEL_SHIFT, _MEL_STRETCH = 6.0, 0.06
 _TILT, _LEVEL, _NOISE = 0.2, 0.3, 0.05
 """Spectral tilt, loudness and noise of other microphones and rooms, in units of the mel features"""
 _RIDGES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
+_CALMS = (0.0, 0.1, 0.2, 0.5, 1.0, 2.0)
+"""What a squared second difference of the prediction counts against a squared error"""
+_CALM_COST = 0.05
+"""The calmest is taken whose error is at most this share above the least."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,8 @@ class AudioFit:
     speech_weight: float
     """See ``_SPEECH_WEIGHTS``; 0 without a speech encoder"""
     width: float
+    calm: float
+    """See ``_CALMS``"""
     ridges: tuple[float, ...]
     error: float
     """Squared error over variance, all components, frames unseen by their machine"""
@@ -69,11 +76,19 @@ def _folds(frames: Ints, take: Ints) -> Ints:
     return np.arange(len(frames)) * _FOLDS // len(frames)
 
 
+def _triples(frames: Ints, take: Ints, fold: Tensor) -> Ints:
+    """Places in ``frames`` from which on three are consecutive, of one take and one fold."""
+    kind = np.stack([take[frames], fold[: len(frames)].numpy()])
+    is_one = (frames[2:] - frames[:-2] == 2) & (kind[:, 2:] == kind[:, :-2]).all(axis=0)
+    return np.flatnonzero(is_one)
+
+
 class _Ridge:
     """Ridge regression with the sums of each fold kept, so that any ridge and any fold left out cost one solve."""
 
-    def __init__(self, features: Tensor, target: Tensor, fold: Tensor) -> None:
-        """features [n, D], target [n, C], float64; fold [n]."""
+    def __init__(self, features: Tensor, target: Tensor, fold: Tensor, triples: Ints, calm: float) -> None:
+        """features [n, D], target [n, C], float64; fold [n]; triples: rows from which on three follow each other in time;
+        calm: weight of the prediction's squared second differences there."""
         self.features = torch.cat(
             [features, features.new_ones(len(features), 1)], dim=1
         )  # the last is the bias
@@ -81,6 +96,11 @@ class _Ridge:
         rows = [(self.features[fold == k], target[fold == k]) for k in range(_FOLDS)]
         self.products = [x.T @ x for x, _ in rows]
         self.moments = [x.T @ y for x, y in rows]
+        if calm:
+            bends = self.features[triples] - 2 * self.features[triples + 1] + self.features[triples + 2]
+            for k, product in enumerate(self.products):
+                of_fold = bends[fold[triples] == k]
+                product += calm * of_fold.T @ of_fold
         self.product = torch.stack(self.products).sum(dim=0)
         self.moment = torch.stack(self.moments).sum(dim=0)
 
@@ -128,10 +148,11 @@ def fit_kernel(
     )
     fold = torch.from_numpy(_folds(frames, take)).repeat(2)
     wanted = target[frames].double().repeat(2, 1)
-    reach, speech_weight, width = _choose(encoder, inputs, wanted, fold, directions)
+    triples = _triples(frames, take, fold)
+    reach, speech_weight, width, calm = _choose(encoder, inputs, wanted, fold, triples, directions)
     _set_components(encoder, inputs, reach, speech_weight)
     encoder.frequencies.copy_(directions * width)
-    regression = _Ridge(encoder.features(inputs).double(), wanted, fold)
+    regression = _Ridge(encoder.features(inputs).double(), wanted, fold, triples, calm)
     unseen, ridges = regression.best_unseen(_RIDGES)
     weights = torch.cat([regression.solve(r)[:, i : i + 1] for i, r in enumerate(ridges)], dim=1)
     encoder.readout.copy_(weights[:-1])
@@ -142,6 +163,7 @@ def fit_kernel(
         reach,
         speech_weight,
         width,
+        calm,
         ridges,
         float(_errors(unseen, wanted).sum() / wanted.var(dim=0).sum()),
         float(torch.corrcoef(first)[0, 1]),
@@ -197,18 +219,25 @@ def _set_components(encoder: KernelEncoder, inputs: Tensor, reach: float, speech
 
 
 def _choose(
-    encoder: KernelEncoder, inputs: Tensor, wanted: Tensor, fold: Tensor, directions: Tensor
-) -> tuple[float, float, float]:
-    """Reach, speech weight and kernel width with the least cross-validated error, tried on a quarter of the cosines."""
+    encoder: KernelEncoder, inputs: Tensor, wanted: Tensor, fold: Tensor, triples: Ints, directions: Tensor
+) -> tuple[float, float, float, float]:
+    """Reach, speech weight and kernel width with the least cross-validated error, then how calm; tried on a quarter of the
+    cosines."""
     n_tried = max(64, len(encoder.phases) // 4)
     scaled = tuple(ridge * n_tried / len(encoder.phases) for ridge in _RIDGES)
+
+    def error(reduced: Tensor, width: float, calm: float) -> float:
+        projected = reduced @ (directions[:, :n_tried] * width)
+        features = torch.cos(projected + encoder.phases[:n_tried]).double()
+        regression = _Ridge(features, wanted, fold, triples, calm)
+        return float(_errors(regression.best_unseen(scaled)[0], wanted).sum())
+
     tried = []
     for reach, weight in itertools.product(_REACHES, (0.0,) if encoder.speech is None else _SPEECH_WEIGHTS):
         _set_components(encoder, inputs, reach, weight)
         reduced = (inputs - encoder.centre) @ encoder.components
-        for width in _WIDTHS:
-            projected = reduced @ (directions[:, :n_tried] * width)
-            regression = _Ridge(torch.cos(projected + encoder.phases[:n_tried]).double(), wanted, fold)
-            error = float(_errors(regression.best_unseen(scaled)[0], wanted).sum())
-            tried.append((error, reach, weight, width))
-    return min(tried)[1:]
+        tried += [(error(reduced, width, 0.0), reach, weight, width, reduced) for width in _WIDTHS]
+    _, reach, weight, width, reduced = min(tried, key=lambda trial: trial[0])
+    errors = {calm: error(reduced, width, calm) for calm in _CALMS}
+    calm = max(calm for calm, found in errors.items() if found <= (1 + _CALM_COST) * min(errors.values()))
+    return reach, weight, width, calm

@@ -13,7 +13,6 @@ from .dataset import HEAD, Dataset
 from .jaw import FilmedJaw, JawShapes, Look, jaw_line
 from .measure import Frame, compose
 from .modules import KernelEncoder
-from .mouth import mouth_shape
 from .run import Run
 
 __all__ = ["SPOILED", "Chin", "Chins", "Drive", "Shot", "Spoil"]
@@ -209,18 +208,9 @@ class Chins:
 
 def _mouths(run: Run) -> Float:
     """[N, C]: the shape of the filmed mouth, which the kernel encoder was fitted to, or what a learned encoder says."""
-    data = run.dataset
     if not isinstance(run.model.audio, KernelEncoder):
         return run.conditions
-    return mouth_shape(
-        data.landmarks,
-        data.camera,
-        data.rotation,
-        data.translation,
-        data.points_m,
-        data.valid,
-        run.spec.field.condition,
-    )
+    return run.dataset.mouth_shape(run.spec.field.condition)
 
 
 def _spread(order: Ints) -> Ints:

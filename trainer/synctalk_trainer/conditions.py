@@ -16,7 +16,6 @@ from torch import Tensor
 
 from .audio_fit import fit_kernel
 from .modules import Avatar, ConvolutionalEncoder, KernelEncoder
-from .mouth import mouth_shape
 from .scene import Scene
 
 __all__ = ["Conditions", "FittedConditions", "LearnedConditions"]
@@ -60,15 +59,7 @@ class FittedConditions:
     def __init__(self, model: Avatar, scene: Scene, frames: Ints, generator: np.random.Generator) -> None:
         assert isinstance(model.audio, KernelEncoder)
         data = scene.dataset
-        values = mouth_shape(
-            data.landmarks,
-            data.camera,
-            data.rotation,
-            data.translation,
-            data.points_m,
-            data.valid,
-            model.spec.field.condition,
-        )
+        values = data.mouth_shape(model.spec.field.condition)
         self._scene = scene
         self._truth = torch.from_numpy(values)
         fit = fit_kernel(
@@ -89,6 +80,7 @@ class FittedConditions:
             "kernel_width": fit.width,
             "reach": fit.reach,
             "speech_weight": fit.speech_weight,
+            "calm": fit.calm,
         }
 
     def draw(self, frames: Ints, fraction: float, generator: np.random.Generator) -> Tensor:

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from synctalk.errors import DatasetError
 from synctalk.geometry import Camera
 
+from .mouth import mouth_shape
+
 __all__ = ["BACKGROUND", "HEAD", "TORSO", "VERSION", "Dataset", "read_wave"]
 
 VERSION = 1
@@ -63,6 +65,11 @@ class Dataset:
         """Index of the take that holds a frame."""
         starts = [first for first, _ in self.takes]
         return int(np.searchsorted(starts, frame, side="right")) - 1
+
+    def mouth_shape(self, n: int) -> Float:
+        """The ``n`` first principal components of the mouth's motion, [N, n] (``mouth.mouth_shape``)."""
+        pose = (self.rotation, self.translation, self.points_m, self.valid)
+        return mouth_shape(self.landmarks, self.camera, *pose, n)
 
     @staticmethod
     def open(path: str | Path) -> Dataset:

@@ -17,15 +17,15 @@ from .dataset import Dataset
 from .mouth import LIPS, aperture
 from .rendering import RayBatch
 
-__all__ = ["AudioWindows", "Batch", "Scene"]
+__all__ = ["AudioWindows", "Batch", "Scene", "least_opacity"]
 
 Float = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
 _EYES = (33, 133, 159, 145, 263, 362, 386, 374, 70, 105, 336, 300)
 _HEAD_LABEL = 2
-_PAINTED = 10
-"""A plate that differs from the picture by more than this was painted there (of 255)."""
+_COVER = 1.5
+"""Beside its mask the head may be so much more opaque than it must be."""
 _REGION_SHARES = (0.40, 0.28, 0.20, 0.12)
 """Share of the rays drawn in: the head's rectangle, the face's, the mouth's, the eyes'."""
 _BLINK_SHARES = (0.20, 0.10, 0.10, 0.60)
@@ -42,15 +42,14 @@ class Batch:
     truth: Tensor
     """[R, 3] in 0..1"""
     plate: Tensor
-    """[R, 3] in 0..1: what is behind the head; outside the head mask the picture itself, so that the head has no reason
-    to reach out there and explain where the plate was painted"""
-    is_head: Tensor
-    """[R] 1 where the head must be: inside its mask, and beside it where painting it out changed the picture (the chin's
-    shadow, loose hair)"""
+    """[R, 3] in 0..1: what is behind the head"""
+    opacity: Tensor
+    """[R] in 0..1, the head's: 1 inside its mask, and beside it as little as can explain what painting the head out changed
+    (the chin's shadow, loose hair)"""
 
     def to(self, device: torch.device) -> Batch:
         """The same pixels with their colours on a device; rays stay where marching wants them."""
-        return Batch(self.rays, self.truth.to(device), self.plate.to(device), self.is_head.to(device))
+        return Batch(self.rays, self.truth.to(device), self.plate.to(device), self.opacity.to(device))
 
 
 class AudioWindows:
@@ -76,6 +75,17 @@ class AudioWindows:
     def of(self, frames: Ints) -> Tensor:
         """Windows of the taps of frames: [n, taps, 80, 16]."""
         return self.windows[self.index[frames]]
+
+
+def least_opacity(seen: NDArray[np.uint8], plate: NDArray[np.uint8]) -> Float:
+    """How opaque something must be to make the picture of the plate, a little more than at least; [...] of [..., 3].
+
+    A shadow that darkens a neck by a third is a third opaque: it fades as it does in the picture, over any neck.
+    """
+    ahead, behind = seen.astype(np.float32), plate.astype(np.float32)
+    darker = (behind - ahead) / np.maximum(behind, 1)
+    lighter = (ahead - behind) / np.maximum(255 - behind, 1)
+    return np.asarray((_COVER * np.maximum(darker, lighter).max(axis=-1)).clip(0, 1), np.float32)
 
 
 def _rarity(values: Float) -> Float:
@@ -167,7 +177,7 @@ class Scene:
 
     def batch(self, frames: Ints, pixels: list[Ints]) -> Batch:
         """Gather rays and colours. pixels: one [n, 2] array for each frame."""
-        origins, directions, truth, plate, is_head = [], [], [], [], []
+        origins, directions, truth, plate, opacity = [], [], [], [], []
         data = self.dataset
         for frame, uv in zip(frames, pixels, strict=True):
             o, d = pixel_rays(
@@ -177,12 +187,10 @@ class Scene:
             directions.append(d)
             u, v = uv[:, 0], uv[:, 1]
             seen, painted = data.frames[frame, v, u], data.plates[frame, v, u]
-            changed = np.abs(seen.astype(np.int16) - painted).max(axis=-1) > _PAINTED
             truth.append(seen)
             plate.append(painted)
-            is_head.append((data.masks[frame, v, u] == _HEAD_LABEL) | changed)
-        inside = torch.from_numpy(np.concatenate(is_head))
-        colours = torch.from_numpy(np.concatenate(truth)).float() / 255
-        behind = torch.from_numpy(np.concatenate(plate)).float() / 255
+            is_head = data.masks[frame, v, u] == _HEAD_LABEL
+            opacity.append(np.where(is_head, np.float32(1), least_opacity(seen, painted)))
+        colours, behind = (torch.from_numpy(np.concatenate(part)).float() / 255 for part in (truth, plate))
         rays = RayBatch(np.concatenate(origins), np.concatenate(directions), len(frames))
-        return Batch(rays, colours, torch.where(inside[:, None], behind, colours), inside.float())
+        return Batch(rays, colours, behind, torch.from_numpy(np.concatenate(opacity)))

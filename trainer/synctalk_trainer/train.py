@@ -245,7 +245,7 @@ class Trainer:
         appearance = self.model.appearance[self.scene.take[frames]]
         losses = {
             "colour": (image - batch.truth).abs().mean(),
-            "alpha": 0.05 * (rendered.alpha - batch.is_head).abs().mean(),
+            "alpha": 0.05 * (rendered.alpha - batch.opacity).abs().mean(),
             "appearance": 1e-3 * (appearance**2).mean(),
             "surface": self._surface_weight()
             * (rendered.weights * (1 - rendered.weights)).sum()

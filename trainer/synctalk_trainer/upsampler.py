@@ -22,7 +22,6 @@ from synctalk.spec import UpsamplerSpec
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .dataset import HEAD
 from .losses import patch_loss
 from .measure import Regions, compose, own_background
 from .metrics import FlickerMeter
@@ -44,8 +43,6 @@ _PATCHES = 6
 _RATE = 2e-3
 _STILL = 0.02
 """Drives that hardly vary are measured in this unit: metres, sines, shares."""
-_PAINTED = 10
-"""As in ``scene``: a plate that differs from the picture by more than this was painted there (of 255)."""
 
 
 class Upsampler(nn.Module):
@@ -296,13 +293,11 @@ def _corner(generator: np.random.Generator, first: int, end: int, side: int, len
 
 
 def _seen(run: Run, frame: int, part: tuple[slice, slice]) -> tuple[Float, Float]:
-    """The picture, and what is behind the head: the picture itself where the head has no reason to be (``scene``)."""
-    data = run.dataset
-    truth, plate = np.asarray(data.frames[frame][part]), np.asarray(data.plates[frame][part])
-    changed = np.abs(truth.astype(np.int16) - plate).max(axis=-1) > _PAINTED
-    inside = (np.asarray(data.masks[frame][part]) == HEAD) | changed
-    behind = np.where(inside[..., None], plate, truth)
-    return truth.astype(np.float32) / np.float32(255), behind.astype(np.float32) / np.float32(255)
+    """The picture, and what is behind the head."""
+    truth, plate = (
+        np.asarray(pictures[frame][part], np.float32) for pictures in (run.dataset.frames, run.dataset.plates)
+    )
+    return truth / np.float32(255), plate / np.float32(255)
 
 
 def _judge(

@@ -108,7 +108,7 @@ STEPS: tuple[Step, ...] = (
     ),
     Step("landmarks", 1, ("media",), ("landmarks.npz",), _run_landmarks, _takes),
     Step("masks", 1, ("landmarks",), ("masks.npy",), _run_masks),
-    Step("plate", 1, ("masks",), ("background.png", "plates.npy"), lambda work, _: run_plate(work)),
+    Step("plate", 2, ("masks",), ("background.png", "plates.npy"), lambda work, _: run_plate(work)),
     Step(
         "landmark_pose",
         1,

@@ -1,10 +1,13 @@
 """Step ``plate``: the picture behind the person, and every frame with the head painted out.
 
 A rendered jaw that lies higher than the filmed one must not uncover the filmed chin. So the neck is continued upwards
-under the head, column by column, with the colours found a little below the chin's shadow.
+under the head, column by column, with the colours found a little below the chin's shadow; where a lowered chin hides it
+all, with the neck's colour in the whole clip.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -13,7 +16,7 @@ from synctalk.media import atomic_path
 from synctalk_trainer.dataset import HEAD, TORSO
 from synctalk_trainer.prepare.workspace import ArrayWriter, Workspace
 
-__all__ = ["background_of", "paint_out", "run_plate"]
+__all__ = ["background_of", "neck_colour", "paint_out", "run_plate"]
 
 Picture = NDArray[np.uint8]
 Float = NDArray[np.float32]
@@ -30,8 +33,14 @@ _CLEAR = 0.025
 """The background is looked for so far from the person only, as a share of the picture: hair leaves traces."""
 _SKIN_SPREAD = 50.0
 """Levels by which the neck's colour varies: collars differ by more."""
+_GAP = 0.05
+"""Gaps in the neck up to so wide, as a share of the picture, are neck: a strand of hair or a highlight interrupted it."""
 _SHADOW, _SOURCE, _CONTINUE = 0.09, 0.05, 0.35
 """In face heights: the chin's shadow, the band below it that gives the colours, and how far up the neck is painted."""
+_THROAT = 0.27
+"""In face heights: half the width of a neck, at least."""
+_UNSEEN_NECK = 0.3
+"""Rows of its own colour that the clip's counts as"""
 
 
 def run_plate(work: Workspace) -> None:
@@ -44,10 +53,11 @@ def run_plate(work: Workspace) -> None:
     with atomic_path(work.folder / "background.png") as temporary:
         encoded = cv2.imencode(".png", cv2.cvtColor(background, cv2.COLOR_RGB2BGR))[1]
         temporary.write_bytes(encoded.tobytes())
+    neck = neck_colour(frames, masks, usual)
     n = len(frames)
     with ArrayWriter.open(work.folder / "plates.npy") as writer:
         for i in range(n):
-            writer.append(paint_out(frames[i], masks[i], background, usual))
+            writer.append(paint_out(frames[i], masks[i], background, neck, usual))
             work.advance((i + 1) / n)
 
 
@@ -91,50 +101,91 @@ def _fill(picture: Picture, known: Flags) -> Picture:
     return np.where(known[..., None], picture, filled.round().clip(0, 255).astype(np.uint8))
 
 
-def paint_out(frame: Picture, mask: Picture, background: Picture, face_height: float) -> Picture:
-    """One frame without its head: [S, S, 3]. face_height: chin to hairline, pixels."""
+def neck_colour(frames: Picture, masks: Picture, face_height: float) -> Float:
+    """The clip's usual colour [3] below the chin's shadow, where the neck is seen in most frames."""
+    chosen = np.unique(np.linspace(0, len(frames) - 1, min(len(frames), _SAMPLES)).astype(int))
+    found = [np.zeros(3, np.float32)]
+    for frame, mask in ((frames[i], masks[i]) for i in chosen):
+        head = _grown_head(mask)
+        below = _Below.of(frame, head, (mask == TORSO) & ~head, face_height)
+        throat = below.is_torso & below.is_throat
+        found += [np.median(below.colours[throat], axis=0)] if throat.any() else []
+    return np.asarray(np.median(found[1:] or found, axis=0), np.float32)
+
+
+def paint_out(frame: Picture, mask: Picture, background: Picture, neck: Float, face_height: float) -> Picture:
+    """One frame without its head: [S, S, 3]. neck: [3], see ``neck_colour``; face_height: chin to hairline, pixels."""
     size = mask.shape[0]
-    kernel = np.ones((2 * max(1, round(_EDGE * size)) + 1,) * 2, np.uint8)
-    head = cv2.dilate((mask == HEAD).astype(np.uint8), kernel) > 0
+    head = _grown_head(mask)
     plate = np.where(head[..., None], background, frame)
     torso = (mask == TORSO) & ~head
-    shadow = max(2, round(_SHADOW * face_height))
-    bottom, colour, share = _below_head(frame, head, torso, shadow, max(2, round(_SOURCE * face_height)))
-    top = int(max(0, (bottom[share > 0].min() if (share > 0).any() else size) - _CONTINUE * face_height))
+    below = _Below.of(frame, head, torso, face_height)
+    colour, is_seen, is_neck = below.neck(neck)
+    rise = _CONTINUE * face_height
+    top = int(max(0, (below.bottom[is_neck].min() if is_neck.any() else size) - rise))
     rows = np.arange(top, size)[:, None]
-    above = np.clip((bottom + shadow - rows) / shadow, 0, 1) * (rows > bottom - _CONTINUE * face_height)
-    alpha = (above * share)[..., None].astype(np.float32)  # [rows, S, 1]
-    alpha *= (head | torso)[top:, :, None]
+    alpha = np.clip((below.bottom + below.shadow - rows) / below.shadow, 0, 1) * (rows > below.bottom - rise)
+    alpha *= (head | (torso & is_seen))[top:] & is_neck
     part = plate[top:].astype(np.float32)
-    plate[top:] = (part + alpha * (colour[None] - part) + 0.5).astype(np.uint8)
+    plate[top:] = (part + alpha[..., None].astype(np.float32) * (colour[None] - part) + 0.5).astype(np.uint8)
     return np.asarray(plate, np.uint8)
 
 
-def _below_head(
-    frame: Picture, head: Flags, torso: Flags, shadow: int, band: int
-) -> tuple[NDArray[np.int64], Float, Float]:
-    """For each column: the head's lowest row, the neck's colour below it [S, 3], and 1 where the neck hangs on it."""
-    size = head.shape[0]
-    bottom = np.where(head.any(axis=0), size - 1 - head[::-1].argmax(axis=0), -size)
-    rows = bottom[None] + 1 + np.arange(shadow + band)[:, None]  # [shadow + band, S]
-    inside = (rows >= 0) & (rows < size)
-    rows = rows.clip(0, size - 1)
-    columns = np.arange(size)[None]
-    is_torso = torso[rows, columns] & inside
-    colours = frame[rows, columns].astype(np.float32)  # [shadow + band, S, 3]
-    centre = float(np.median(np.nonzero(head)[1])) if head.any() else size / 2
-    throat = is_torso & (np.abs(columns - centre) < 2 * shadow)
-    usual = np.median(colours[throat], axis=0) if throat.any() else np.zeros(3, np.float32)
-    far = np.linalg.norm(colours - usual, axis=-1) / _SKIN_SPREAD
-    is_neck = is_torso * np.exp(-(far**2))
-    weight = is_neck * np.minimum((np.arange(shadow + band)[:, None] + 1) / shadow, 1.0)
-    attached = is_torso[:2].any(axis=0) & (is_neck[:shadow].sum(axis=0) > 0.15 * shadow)
-    total = (weight.sum(axis=0) * attached).astype(np.float32)
-    summed = (colours * weight[..., None]).sum(axis=0) * attached[:, None]
-    spread = cv2.GaussianBlur(summed.astype(np.float32)[None], (0, 0), 0.01 * size)[0]
-    amount = cv2.GaussianBlur(total[None], (0, 0), 0.01 * size)[0]
-    return (
-        bottom,
-        np.asarray(spread / np.maximum(amount, 1e-6)[:, None], np.float32),
-        attached.astype(np.float32),
-    )
+def _grown_head(mask: Picture) -> Flags:
+    kernel = np.ones((2 * max(1, round(_EDGE * mask.shape[0])) + 1,) * 2, np.uint8)
+    return cv2.dilate((mask == HEAD).astype(np.uint8), kernel) > 0
+
+
+@dataclass(frozen=True)
+class _Below:
+    """What hangs below the head in each of S columns: B rows from its lower edge on."""
+
+    bottom: NDArray[np.int64]
+    """[S] the head's lowest row; far above the picture without one"""
+    colours: Float
+    """[B, S, 3]"""
+    is_torso: Flags
+    """[B, S]"""
+    is_throat: Flags
+    """[S] columns below the middle of the head"""
+    shadow: int
+    """Rows that the chin shades"""
+
+    @staticmethod
+    def of(frame: Picture, head: Flags, torso: Flags, face_height: float) -> _Below:
+        size = head.shape[0]
+        shadow, band = (max(2, round(share * face_height)) for share in (_SHADOW, _SOURCE))
+        bottom = np.where(head.any(axis=0), size - 1 - head[::-1].argmax(axis=0), -size)
+        rows = bottom[None] + 1 + np.arange(shadow + band)[:, None]
+        inside, rows = (rows >= 0) & (rows < size), rows.clip(0, size - 1)
+        columns = np.arange(size)
+        centre = float(np.median(np.nonzero(head)[1])) if head.any() else size / 2
+        return _Below(
+            bottom,
+            frame[rows, columns].astype(np.float32),
+            torso[rows, columns] & inside,
+            np.abs(columns - centre) < _THROAT * face_height,
+            shadow,
+        )
+
+    def neck(self, usual: Float) -> tuple[Float, Flags, Flags]:
+        """The neck's colour in each column [S, 3], where it is seen [S], and where it is, seen or not [S]."""
+        rows, size = self.is_torso.shape
+        far = np.linalg.norm(self.colours - usual, axis=-1) / _SKIN_SPREAD
+        is_skin = self.is_torso * np.exp(-(far**2))
+        hangs = self.is_torso[:2].any(axis=0)
+        seen = hangs & (is_skin[: self.shadow].sum(axis=0) > 0.15 * self.shadow)
+        is_seen = hangs & _closed(seen, round(_GAP * size))
+        weight = is_skin * np.minimum((np.arange(rows)[:, None] + 1) / self.shadow, 1.0)
+        total = (weight.sum(axis=0) * is_seen).astype(np.float32)
+        summed = ((self.colours * weight[..., None]).sum(axis=0) * is_seen[:, None]).astype(np.float32)
+        spread, amount = (cv2.GaussianBlur(part[None], (0, 0), 0.01 * size)[0] for part in (summed, total))
+        colour = (spread + _UNSEEN_NECK * usual) / (amount + _UNSEEN_NECK)[:, None]
+        return np.asarray(colour, np.float32), is_seen, is_seen | (hangs & self.is_throat)
+
+
+def _closed(flags: Flags, width: int) -> Flags:
+    """Flags [S] with gaps up to ``width`` filled."""
+    row = np.pad(flags.astype(np.uint8), width)[None]
+    closed = cv2.morphologyEx(row, cv2.MORPH_CLOSE, np.ones((1, width + 1), np.uint8))[0]
+    return np.asarray(closed[width : width + len(flags)] > 0)
