@@ -47,6 +47,8 @@ class Rendered:
     """[M, 3] in 0..1 of the box"""
     weights: Tensor
     """[M]"""
+    rays: Tensor
+    """[M] int32: the ray of each sample"""
 
     def over(self, background: Tensor) -> Tensor:
         """The head over a background [R, 3]."""
@@ -92,7 +94,7 @@ def render_rays(
         colour = colour.index_put((hit,), seen)
     else:
         colour = accumulated / alpha.clamp(min=1e-4)[:, None]
-    return Rendered(colour, alpha, positions, weights)
+    return Rendered(colour, alpha, positions, weights, ray)
 
 
 def _march(
