@@ -36,7 +36,9 @@ def motion(turn: float) -> tuple[np.ndarray, np.ndarray]:
     return rotation, place
 
 
-def clip_of(turn: float = 1.0, noise: float = 0.1, lost: slice = slice(0, 0)) -> Clip:
+def clip_of(
+    turn: float = 1.0, noise: float = 0.1, lost: slice = slice(0, 0), guess: float = 1.1 * FOCAL
+) -> Clip:
     """Tracks with noise and outliers, and landmark poses that are wrong by about a degree in every frame."""
     rng = np.random.default_rng(5)
     rotation, translation = motion(turn)
@@ -54,8 +56,7 @@ def clip_of(turn: float = 1.0, noise: float = 0.1, lost: slice = slice(0, 0)) ->
     camera = mesh @ rotation.transpose(0, 2, 1) + translation[:, None]
     landmarks = FOCAL * camera[..., :2] / camera[..., 2:] + rng.normal(0, 0.5, (N, 478, 2))
     shaken = Rotation.from_rotvec(rng.normal(0, np.radians(1.0), (N, 3))).as_matrix() @ rotation
-    guess = 1.1 * FOCAL
-    fit = Fit(shaken, translation * (1, 1, 1.1), mesh, guess, ())
+    fit = Fit(shaken, translation * (1, 1, guess / FOCAL), mesh, guess, ())
     start = points + rng.normal(0, 0.004, points.shape)
     tracks = replace(seen, xy=xy)
     return Clip(fit, landmarks, valid, [(0, N)], SIZE, tracks, start, np.array([10, 60]))
@@ -91,9 +92,24 @@ def test_frames_without_a_face_lie_on_the_way() -> None:
     assert np.linalg.norm(error[70:76], axis=1).max() < 1.0
 
 
+def test_exact_tracks_tell_the_focal_length_from_far_away() -> None:
+    rotation, _ = motion(1.0)
+    for guess in (0.7, 1.4):
+        done = stabilise(clip_of(noise=0.001, guess=guess * FOCAL))
+        assert abs(np.log(done.fit.focal_px / FOCAL)) < 0.01
+        assert np.sqrt((turn_error(done, rotation) ** 2).sum(axis=1).mean()) < 0.05
+
+
+def test_noisy_tracks_leave_the_focal_length_to_the_landmarks() -> None:
+    done = stabilise(clip_of(turn=0.15, noise=0.5, guess=0.8 * FOCAL))
+    assert done.focal_deviation > 0.15
+    assert abs(np.log(done.fit.focal_px / (0.8 * FOCAL))) < 0.15
+
+
 def test_weak_focal_length_is_marked() -> None:
-    still, turning = clip_of(turn=0.15), clip_of()
+    still, noisy, turning = clip_of(turn=0.15), clip_of(noise=0.3), clip_of(noise=0.005)
     assert diagnose(stabilise(still), still)["focal_is_weak"]
+    assert diagnose(stabilise(noisy), noisy)["focal_is_weak"]
     assert not diagnose(stabilise(turning), turning)["focal_is_weak"]
 
 

@@ -38,6 +38,9 @@ __all__ = [
 Indices = NDArray[np.int64]
 
 _CHUNK = 60_000
+_LEAST_DAMPING = 1e-8
+_FOCAL_STEP = 0.3
+"""How far the log focal length goes in one step; the rest of the step is cut with it."""
 
 
 @dataclass(frozen=True)
@@ -151,19 +154,21 @@ def adjust_structure(
     Returns the model, its cost, and the standard deviation of the log focal length (0 when held), by the curvature of
     the cost with everything else adjusted.
     """
-    start, damping = model.points, 1e-4
+    start, damping = model.points, _LEAST_DAMPING
     cost = _structure_cost(model, seen, delta, hold_m, focal_prior, start)
-    deviation = 0.0
     for _ in range(rounds):
-        step, deviation = _structure_step(model, seen, delta, hold_m, focal_prior, start, damping)
+        step, _ = _structure_step(model, seen, delta, hold_m, focal_prior, start, damping)
         trial_cost = _structure_cost(step, seen, delta, hold_m, focal_prior, start)
         if trial_cost < cost:
             gain, model, cost = 1 - trial_cost / cost, step, trial_cost
-            damping = max(damping / 10, 1e-9)
-            if gain < 1e-5:
+            if gain < 1e-6 and damping < 1e-4:
                 break
+            damping = max(damping / 10, _LEAST_DAMPING)
         else:
             damping = min(damping * 20, 1e3)
+    if focal_prior is None:
+        return model, cost, 0.0
+    _, deviation = _structure_step(model, seen, delta, hold_m, focal_prior, start, _LEAST_DAMPING)
     return model, cost, deviation
 
 
@@ -191,13 +196,18 @@ def _structure_step(
     start: Double,
     damping: float,
 ) -> tuple[Structure, float]:
-    """One Levenberg-Marquardt step; unknowns besides the poses: points, then log focal length."""
+    """One Levenberg-Marquardt step, and the standard deviation of the log focal length by the (damped) curvature.
+
+    Unknowns besides the poses: points, then log focal length. The distance changes in proportion to the focal length, so that the head keeps its size: with the distance held, cost
+    falls only along a narrow, curved valley, and damped steps stop on its slope.
+    """
     from scipy.linalg import cho_factor, cho_solve
     from scipy.sparse import csr_matrix
 
     n_frames, n_points = len(model.poses), len(model.points)
     n = 3 * n_points + 1
     residual, by_pose, by_point, by_focal = derivatives(model, seen)
+    by_focal = by_focal + by_pose[..., 5] * model.poses[seen.frame, 5, None]  # the distance goes with it
     root = np.sqrt(seen.weight * huber_weights(residual, delta))[:, None]
     residual, by_pose = residual * root, by_pose * root[..., None]
     rest = np.concatenate([by_point * root[..., None], (by_focal * root)[..., None]], axis=-1)  # [M, 2, 4]
@@ -255,13 +265,13 @@ def _structure_step(
     solved = cho_solve(factor, np.stack([right, unit], axis=1))
     change = -solved[:, 0]
     back = whitened + (mixed @ change).reshape(n_frames, 6)
-    moved = replace(
-        model,
-        poses=model.poses - np.einsum("fji,fj->fi", whiten, back),
-        points=model.points + change[:-1].reshape(-1, 3),
-        focal=float(model.focal * np.exp(np.clip(change[-1], -0.3, 0.3))),
-    )
-    return moved, 0.0 if focal_prior is None else float(np.sqrt(max(solved[-1, 1], 0.0)))
+    share = min(1.0, _FOCAL_STEP / max(abs(change[-1]), 1e-12))
+    zoom = float(np.exp(share * change[-1]))
+    poses = model.poses - share * np.einsum("fji,fj->fi", whiten, back)
+    poses[:, 5] *= zoom
+    points = model.points + share * change[:-1].reshape(-1, 3)
+    moved = replace(model, poses=poses, points=points, focal=model.focal * zoom)
+    return moved, float(np.sqrt(max(solved[-1, 1], 0.0)))
 
 
 def adjust_points(model: Structure, seen: Sightings, delta: float, hold_m: Double) -> Structure:

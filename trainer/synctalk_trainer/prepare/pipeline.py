@@ -116,10 +116,10 @@ STEPS: tuple[Step, ...] = (
         ("landmark_pose.npz",),
         lambda work, _: run_landmark_pose(work),
     ),
-    Step("tracks", 3, ("landmark_pose", "masks"), ("tracks.npz",), lambda work, _: run_tracks(work)),
+    Step("tracks", 4, ("landmark_pose", "masks"), ("tracks.npz",), lambda work, _: run_tracks(work)),
     Step(
         "pose",
-        2,
+        3,
         ("tracks",),
         ("pose.npz",),
         lambda work, _: run_pose(work),

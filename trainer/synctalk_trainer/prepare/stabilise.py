@@ -37,8 +37,12 @@ _STRUCTURE_FRAMES, _MAX_POINTS, _MIN_SIGHTINGS = 240, 420, 8
 _LANDMARK_WEIGHT = 0.001
 """What one mesh point counts against one track: it wanders with the face's expression and view."""
 _HOLD_M = 0.012
-_USUAL_FOCAL, _FOCAL_SPREAD = 3.0, 0.5
-"""Focal length, in picture sides, that is expected of a clip that does not tell; spread of its logarithm."""
+_USUAL_FOCAL, _USUAL_SPREAD, _LANDMARK_SPREAD = 3.0, 0.5, 0.25
+"""Focal length, in picture sides, that is expected of a clip that does not tell; spread of its logarithm, and of the
+landmarks' focal length around the true one."""
+_FOCAL_DOUBT = 8.0
+"""Tracks err alike, on hair above all, and a fiftieth of a pixel is a fifth of the focal length: it is known this many times
+worse than the curvature of the cost promises, by the errors in computer-generated clips."""
 _FIRST_SIGMA = 0.001
 """Of the picture's side: how exact a track is before its residuals are known."""
 _HUBER = 2.0
@@ -87,8 +91,6 @@ class Stabilised:
     """Standard deviation of a track in x or y"""
     focal_deviation: float
     """Standard deviation of the log focal length"""
-    focal_costs: tuple[tuple[float, float], ...]
-    """(focal_px, cost over the least) with everything else adjusted"""
 
     def is_trusted(self, valid: Flags) -> bool:
         """Whether most frames with a face have tracks enough."""
@@ -120,7 +122,6 @@ def stabilise(clip: Clip, advance: Callable[[float], None] = lambda fraction: No
         points_m=points,
         sigma_px=found.sigma,
         focal_deviation=found.focal_deviation,
-        focal_costs=found.focal_costs,
     )
 
 
@@ -154,7 +155,6 @@ class _Found:
     seen: Sightings
     sigma: float
     focal_deviation: float
-    focal_costs: tuple[tuple[float, float], ...]
 
 
 def _structure_frames(clip: Clip) -> Indices:
@@ -187,13 +187,13 @@ def _settle_structure(model: Structure, seen: Sightings, clip: Clip, n_tracked: 
     points = np.concatenate([np.sort(tracked[count[tracked] > 0]), np.arange(n_tracked, len(model.points))])
     worth, sigma = np.full(len(model.points), 1 / (_FIRST_SIGMA * clip.size) ** 2), _FIRST_SIGMA * clip.size
     hold = np.full(len(model.points), _HOLD_M)
-    usual = FocalPrior(_USUAL_FOCAL * clip.size, _FOCAL_SPREAD)
-    for prior in (None, None, None, usual, usual):
+    expected = _expected_focal(clip)
+    for prior in (None, None, None, expected, expected):
         points = points[worth[points] > 0]
         small, part = _subset(model, _weighted(seen, worth), frames, points)
         per_point = max(len(part.frame) / max(len(points), 1), 1.0)
         part = replace(part, weight=part.weight * min(1.0, _INDEPENDENT / per_point))
-        small, cost, deviation = adjust_structure(small, part, _HUBER * sigma, hold[points], prior, 8)
+        small, _, deviation = adjust_structure(small, part, _HUBER * sigma, hold[points], prior, 30)
         model = replace(_merged(model, small, frames, points), focal=small.focal)
         everywhere, all_seen = _subset(model, seen, frames, np.arange(len(model.points)))
         loose = worth <= 0
@@ -203,7 +203,14 @@ def _settle_structure(model: Structure, seen: Sightings, clip: Clip, n_tracked: 
     in_structure[points] = True
     worth[~in_structure] = 0.0
     seen = _weighted(seen, worth)
-    return _Found(model, seen.where(seen.weight > 0), sigma, deviation, ((small.focal, cost),))
+    return _Found(model, seen.where(seen.weight > 0), sigma, _FOCAL_DOUBT * deviation)
+
+
+def _expected_focal(clip: Clip) -> FocalPrior:
+    """The landmarks' focal length and the usual one, as strong as it takes against curvature that promises too much."""
+    weights = np.array([_LANDMARK_SPREAD, _USUAL_SPREAD]) ** -2
+    logs = np.log([clip.fit.focal_px, _USUAL_FOCAL * clip.size])
+    return FocalPrior(float(np.exp(np.average(logs, weights=weights))), weights.sum() ** -0.5 / _FOCAL_DOUBT)
 
 
 def _weighted(seen: Sightings, worth: Double) -> Sightings:
