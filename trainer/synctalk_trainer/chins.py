@@ -24,6 +24,8 @@ Ints = NDArray[np.int64]
 _FRAMES, _ALIKE = 6, 40
 _SHARE = 10
 """Frames are alike in mouth or pose that are among the nearest of so many."""
+_WIDE = 0.99
+"""Share of the frames in nearly a pose whose mouths are less wide than the one that opens the chin."""
 _CONTOUR_BAR, _SECOND_BAR = 2.0, 0.25
 _PAINTED = 10
 """Levels by which a plate differs where it was painted, at least."""
@@ -145,13 +147,14 @@ class Chins:
         return [Drive(int(frame), self.run.condition_rest) for frame in _spread(order)]
 
     def opened(self) -> list[Drive]:
-        """Held-out frames whose chin is high, driven with the widest mouth that was filmed in nearly their pose."""
+        """Held-out frames whose chin is high, driven with a mouth that was filmed in nearly their pose and was wider in one
+        of a hundred such frames only: the very widest may have been filmed once."""
         drop = self.jaws.drop(self.conditions)
         order = self.held[np.argsort(drop[self.held])][: max(_FRAMES, len(self.held) // 4)]
         pairs = []
         for frame in order[:: max(1, len(order) // (4 * _FRAMES))].tolist():
             near = self._near_in_pose(self.train, frame, len(self.train) // _SHARE)
-            donor = int(near[drop[near].argmax()])
+            donor = int(near[np.argsort(drop[near])[int(_WIDE * (len(near) - 1))]])
             pairs.append((float(drop[donor] - drop[frame]), Drive(frame, self.conditions[donor])))
         pairs.sort(key=lambda pair: -pair[0])
         return [drive for _, drive in pairs[:_FRAMES]]
