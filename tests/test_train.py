@@ -17,7 +17,7 @@ from synctalk.spec import preset
 from synctalk_trainer import audio_fit
 from synctalk_trainer.audio_fit import AudioFit, fit_kernel
 from synctalk_trainer.dataset import Dataset
-from synctalk_trainer.losses import patch_loss, structural_similarity
+from synctalk_trainer.losses import patch_loss, structural_similarity, thickness
 from synctalk_trainer.metrics import jitter
 from synctalk_trainer.modules import KernelEncoder, spherical_harmonics
 from synctalk_trainer.occupancy import Occupancy, cell_centres
@@ -245,6 +245,12 @@ def test_a_shadow_is_as_opaque_as_it_is_dark() -> None:
     plate = np.array([[150, 120, 90], [150, 120, 90], [150, 120, 90], [200, 200, 200]], np.uint8)
     seen = np.array([[150, 120, 90], [120, 96, 72], [20, 10, 10], [255, 255, 255]], np.uint8)
     np.testing.assert_allclose(least_opacity(seen, plate), [0.0, 0.3, 1.0, 1.0], atol=1e-6)
+
+
+def test_shadows_may_be_thick_and_skin_may_not() -> None:
+    weights, rays = torch.tensor([0.5, 0.5, 1.0]), torch.tensor([0, 0, 1])
+    assert float(thickness(weights, rays, torch.tensor([1.0, 1.0]))) == pytest.approx(0.25)
+    assert float(thickness(weights, rays, torch.tensor([0.5, 1.0]))) == 0
 
 
 def test_occupancy_keeps_what_was_seen_and_its_neighbours() -> None:

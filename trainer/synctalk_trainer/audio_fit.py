@@ -3,8 +3,8 @@
 A window of 24 mel columns, and beside it what a speech encoder says of it, goes through principal components and random
 cosine features (a Gaussian kernel) into ridge regression. Every window is heard twice, as it is and as another speaker
 and microphone might have made it, so that the mouth also opens for voices unlike the subject's. What is predicted is kept
-calm: its second differences in time are penalised, as far as that costs no accuracy, instead of smoothing it afterwards,
-which would need to wait. The kernel's width, how far around the frame it listens, how much the speech encoder weighs,
+calm: its second differences in time are penalised, as far as that costs little accuracy, instead of smoothing it
+afterwards, which would need to wait. The kernel's width, how far around the frame it listens, how much the speech encoder weighs,
 how calm it is, and each component's ridge are chosen by cross-validation over takes or stretches of the clip, which
 also gives, for every training frame, a prediction by a machine that never saw its stretch: the field is trained on
 these, so that it meets the same errors in training as with new speech.

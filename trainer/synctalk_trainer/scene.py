@@ -80,7 +80,7 @@ class AudioWindows:
 def least_opacity(seen: NDArray[np.uint8], plate: NDArray[np.uint8]) -> Float:
     """How opaque something must be to make the picture of the plate, a little more than at least; [...] of [..., 3].
 
-    A shadow that darkens a neck by a third is a third opaque: it fades as it does in the picture, over any neck.
+    A shadow that darkens a neck by a fifth is 30 % opaque: it fades as it does in the picture, over any neck.
     """
     ahead, behind = seen.astype(np.float32), plate.astype(np.float32)
     darker = (behind - ahead) / np.maximum(behind, 1)

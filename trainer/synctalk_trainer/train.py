@@ -26,7 +26,7 @@ from torch import Tensor
 from .attention import mask_gates
 from .audio_visual.encoder import SpeechEncoder
 from .conditions import Conditions, FittedConditions, LearnedConditions
-from .losses import patch_loss
+from .losses import patch_loss, thickness
 from .modules import Avatar
 from .mouth import aperture
 from .occupancy import Occupancy, visual_hull
@@ -247,7 +247,7 @@ class Trainer:
             "colour": (image - batch.truth).abs().mean(),
             "alpha": 0.05 * (rendered.alpha - batch.opacity).abs().mean(),
             "appearance": 1e-3 * (appearance**2).mean(),
-            "surface": self._surface_weight() * _thickness(rendered, batch.opacity),
+            "surface": self._surface_weight() * thickness(rendered.weights, rendered.rays, batch.opacity),
         }
         if is_patch_step:
             side = (len(frames), _PATCH, _PATCH, 3)
@@ -359,14 +359,6 @@ class Trainer:
     def _log(self, values: dict[str, float]) -> None:
         with (self.out / "log.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(values | {"step": self.clock.step, "seconds": self.clock.seconds}) + "\n")
-
-
-def _thickness(rendered: Rendered, opacity: Tensor) -> Tensor:
-    """How far samples are from carrying all of a ray or nothing, a ray; shadows may: made of opaque grains they would
-    be grainy. opacity: [R] that is asked for."""
-    solid = (2 * opacity - 1) ** 2
-    thick = rendered.weights * (1 - rendered.weights) * solid[rendered.rays.long()]
-    return thick.sum() / len(opacity)
 
 
 def _spread(frames: NDArray[np.int64], n: int) -> Iterator[int]:
