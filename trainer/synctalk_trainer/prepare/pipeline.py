@@ -116,7 +116,7 @@ STEPS: tuple[Step, ...] = (
         ("landmark_pose.npz",),
         lambda work, _: run_landmark_pose(work),
     ),
-    Step("tracks", 4, ("landmark_pose", "masks"), ("tracks.npz",), lambda work, _: run_tracks(work)),
+    Step("tracks", 5, ("landmark_pose", "masks"), ("tracks.npz",), lambda work, _: run_tracks(work)),
     Step(
         "pose",
         3,

@@ -38,9 +38,9 @@ Picture = NDArray[np.uint8]
 Flags = NDArray[np.bool_]
 Indices = NDArray[np.int64]
 
-_COVER_DEG, _REACH_DEG = 5.0, 12.0
+_COVER_DEG, _REACH_DEG = 5.0, 20.0
 """Key frames are added until every frame is this near to one; a key frame is followed as far as the reach."""
-_MAX_KEY_FRAMES, _NEIGHBOURS = 14, 4
+_MAX_KEY_FRAMES, _NEIGHBOURS = 14, 8
 _SEARCH_DEG = 1.5
 """A key frame is the calmest face within this angle of the place where one is wanted."""
 _MAX_POINTS = 140
