@@ -198,8 +198,9 @@ def _structure_step(
 ) -> tuple[Structure, float]:
     """One Levenberg-Marquardt step, and the standard deviation of the log focal length by the (damped) curvature.
 
-    Unknowns besides the poses: points, then log focal length. The distance changes in proportion to the focal length, so that the head keeps its size: with the distance held, cost
-    falls only along a narrow, curved valley, and damped steps stop on its slope.
+    Unknowns besides the poses: points, then log focal length. The distance changes in proportion to the focal length, so
+    that the head keeps its size: with the distance held, cost falls only along a narrow, curved valley, and damped steps
+    stop on its slope.
     """
     from scipy.linalg import cho_factor, cho_solve
     from scipy.sparse import csr_matrix
