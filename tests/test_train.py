@@ -20,7 +20,7 @@ from synctalk_trainer.dataset import Dataset
 from synctalk_trainer.losses import patch_loss, structural_similarity, thickness
 from synctalk_trainer.metrics import jitter
 from synctalk_trainer.modules import KernelEncoder, spherical_harmonics
-from synctalk_trainer.occupancy import Occupancy, cell_centres
+from synctalk_trainer.occupancy import Occupancy, cell_centres, lower_face
 from synctalk_trainer.preview import compose
 from synctalk_trainer.rendering import RayBatch, render_rays
 from synctalk_trainer.run import Run, Settings, load_run, settings_of, write_settings
@@ -274,9 +274,32 @@ def test_tightened_occupancy_drops_faint_cells() -> None:
         occupancy.observe(positions, torch.tensor([0.9, 0.05]))
         occupancy.refresh()
     assert occupancy.cells[6, 6, 6] and occupancy.cells[2, 2, 2]
-    occupancy.tighten()
+    occupancy.tighten(np.zeros((8, 8, 8), bool))
     assert not occupancy.cells[6, 6, 6]
     assert occupancy.cells[2, 2, 2] and occupancy.cells.sum() == 7
+
+
+def test_tightened_occupancy_keeps_faint_cells_of_the_moving_face() -> None:
+    occupancy = Occupancy(np.ones((8, 8, 8), bool))
+    moving = np.zeros((8, 8, 8), bool)
+    moving[:, :4] = True
+    low, high = [0.8, 0.3, 0.8], [0.8, 0.8, 0.8]
+    occupancy.seen[:] = 0
+    occupancy.observe(torch.tensor([low, high]), torch.tensor([0.05, 0.05]))
+    occupancy.tighten(moving)
+    assert occupancy.cells[6, 2, 6] and not occupancy.cells[6, 6, 6]
+
+
+def test_lower_face_ends_at_the_nose() -> None:
+    spec = preset("tiny").field
+    mesh = np.zeros((478, 3), np.float32)
+    mesh[2, 1] = 0.02
+    g = spec.occupancy_resolution
+    height = cell_centres(spec, g)[0, :, 0, 1]
+    lower = lower_face(spec, mesh)
+    assert lower.shape == (g, g, g)
+    np.testing.assert_array_equal(lower.all(axis=(0, 2)), height < 0.02)
+    np.testing.assert_array_equal(lower.any(axis=(0, 2)), height < 0.02)
 
 
 def test_cell_centres_are_ordered_z_y_x() -> None:

@@ -15,16 +15,18 @@ from synctalk.geometry import Camera, project
 from synctalk.spec import FieldSpec
 from torch import Tensor
 
-__all__ = ["Occupancy", "cell_centres", "visual_hull"]
+__all__ = ["Occupancy", "cell_centres", "lower_face", "visual_hull"]
 
 Bools = NDArray[np.bool_]
 
 _SEEN_WEIGHT = 0.02
 """A sample with less weight than this on its ray is not worth a visit while the surface still moves."""
 _KEPT_WEIGHT = 0.1
-"""The same for a trained surface."""
+"""The same for a trained surface that only turns with the head."""
 _DECAY = 0.9
 _AT_FIRST = 0.3
+_BELOW_NOSE = 2
+"""The point of the face mesh where nose and upper lip meet: what is lower moves with speech."""
 _FRONT_MARGIN_M = 0.012
 _FACE_DEPTH_M = 0.035
 """How far behind the face mesh there is anything to see (teeth, tongue)."""
@@ -40,6 +42,12 @@ def cell_centres(spec: FieldSpec, resolution: int) -> NDArray[np.float32]:
         axes.append((edges[1:] + edges[:-1]) / 2)
     z, y, x = np.meshgrid(axes[2], axes[1], axes[0], indexing="ij")
     return np.stack([x, y, z], axis=-1)
+
+
+def lower_face(spec: FieldSpec, mesh_m: NDArray[np.float32]) -> Bools:
+    """Cells [G, G, G], index [z, y, x], that lie lower than the nose. mesh_m: [478, 3]."""
+    centres = cell_centres(spec, spec.occupancy_resolution)
+    return np.asarray(centres[..., 1] < mesh_m[_BELOW_NOSE, 1], bool)
 
 
 def visual_hull(
@@ -107,19 +115,26 @@ class Occupancy:
     def refresh(self) -> float:
         """Forget a little, and visit what was seen and its neighbours. Returns the share of cells visited."""
         self.seen *= _DECAY
-        g = self.resolution
-        kept = (self.seen > _SEEN_WEIGHT).numpy().reshape(g, g, g)
+        return self._visit(self._seen_above(_SEEN_WEIGHT))
+
+    def tighten(self, moving: Bools) -> None:
+        """Visit what carried a ray, and its neighbours: a trained surface moves no more, except with speech. Without the
+        neighbours, rays of poses that training did not see slip through pinholes.
+
+        moving: [G, G, G] cells of the mouth and jaw. Wide mouths are rare and their surfaces soft: cut as tightly as the
+        rest, lowered chins were cut off and lips had holes.
+        """
+        kept = self._seen_above(_KEPT_WEIGHT) | (self._seen_above(_SEEN_WEIGHT) & moving)
+        if kept.any():
+            self._visit(kept)
+
+    def _seen_above(self, weight: float) -> Bools:
+        return np.asarray((self.seen > weight).numpy().reshape(self.hull.shape))
+
+    def _visit(self, kept: Bools) -> float:
         cells = ndimage.binary_dilation(kept, ndimage.generate_binary_structure(3, 1)) & self.hull
         self.bits = self._packed(cells)
         return float(cells.mean())
-
-    def tighten(self) -> None:
-        """Visit what carried a ray, and its neighbours: a trained surface moves no more. Without the neighbours, rays of
-        poses that training did not see slip through pinholes."""
-        kept = (self.seen > _KEPT_WEIGHT).numpy().reshape(self.hull.shape)
-        if kept.any():
-            cells = ndimage.binary_dilation(kept, ndimage.generate_binary_structure(3, 1))
-            self.bits = self._packed(cells & self.hull)
 
     def state(self) -> dict[str, Tensor]:
         """Tensors to save."""

@@ -22,7 +22,7 @@ from torch import Tensor
 from .audio_visual.encoder import SpeechEncoder
 from .dataset import Dataset
 from .modules import Avatar
-from .occupancy import Occupancy
+from .occupancy import Occupancy, lower_face
 from .rendering import native_renderer
 
 __all__ = ["Run", "Settings", "load_run", "read_json", "speech_of", "write_json", "write_tensors"]
@@ -229,7 +229,7 @@ def load_run(path: str | Path, dataset: str | Path | None = None) -> Run:
         raise TrainingError(f"{path}: the checkpoint does not fit the spec or the dataset: {error}") from None
     model.eval()
     occupancy = Occupancy.from_state(tensors, spec.field.occupancy_resolution)
-    occupancy.tighten()
+    occupancy.tighten(lower_face(spec.field, data.points_m))
     return Run(
         path=path,
         settings=settings,
