@@ -204,6 +204,10 @@ def test_training_beats_bilinear_enlargement_on_held_out_frames(tmp_path: Path) 
     figures = train_upsampler(run, 0.05, UpsamplerSpec(), lambda what, share: seen.append((what, share)))
     assert figures["half"]["psnr_head"] > figures["bilinear"]["psnr_head"] + 0.1
     assert {what for what, _ in seen} == {"half-size pictures", "upsampler", "judging"}
+    told, heard = figures["told"]["full"], figures["full"]
+    assert told["psnr_mouth"] != heard["psnr_mouth"] and told["psnr_hair"] == pytest.approx(
+        heard["psnr_hair"], abs=1
+    )
     loaded = load_upsampler(run)
     assert loaded is not None and loaded[1] == figures
     (run.path / "upsampler.json").write_text('{"width": 16, "layers": 4}')

@@ -43,9 +43,8 @@ class DrawnRun:
 
     def __init__(self) -> None:
         generator = np.random.default_rng(3)
-        self.conditions = (0.5 - 0.5 * np.cos(np.arange(N_FRAMES) / 3))[:, None].astype(np.float32)
+        self.mouths = (0.5 - 0.5 * np.cos(np.arange(N_FRAMES) / 3))[:, None].astype(np.float32)
         self.condition_rest = np.zeros(1, np.float32)
-        self.model = SimpleNamespace(audio=None)
         self.shift = generator.integers(-3, 4, (N_FRAMES, 2))
         translation = np.concatenate(
             [self.shift * DISTANCE_M / CAMERA.focal_px, np.full((N_FRAMES, 1), DISTANCE_M)], axis=1
@@ -53,7 +52,7 @@ class DrawnRun:
         mesh = np.zeros((478, 3), np.float32)
         mesh[list(JAW), :2] = (_jaw(0) - SIZE / 2) * [1, -1] * DISTANCE_M / CAMERA.focal_px
         points = np.zeros((N_FRAMES, 478, 2), np.float32)
-        points[:, list(JAW)] = np.stack([_jaw(float(drop)) for drop in self.conditions[:, 0]])
+        points[:, list(JAW)] = np.stack([_jaw(float(drop)) for drop in self.mouths[:, 0]])
         plate = np.full((SIZE, SIZE, 3), WALL, np.uint8)
         plate[:, SIZE // 2 - 45 : SIZE // 2 + 45] = NECK
         plates = np.repeat(plate[None], N_FRAMES, axis=0)
@@ -77,7 +76,7 @@ class DrawnRun:
 
     def render(self, frame: int, condition: Float | None = None) -> Float:
         """The head, and its shadow on the neck: black, and translucent."""
-        drop = float((self.conditions[frame] if condition is None else condition)[0])
+        drop = float((self.mouths[frame] if condition is None else condition)[0])
         v, u = np.mgrid[:SIZE, :SIZE] - self.shift[frame][::-1, None, None]
         across, down = _chin(drop)
         far = np.hypot((u - SIZE / 2) / across, np.maximum(v - CHIN_Y + FACE[1], 0) / down) - 1
@@ -129,9 +128,9 @@ def test_the_sheet_has_a_row_for_every_frame(chins: Chins) -> None:
 def test_frames_are_driven_the_other_way(chins: Chins) -> None:
     run = cast(Any, chins.run)
     for drive in chins.shut():
-        assert run.conditions[drive.frame, 0] > 0.5 > drive.condition[0]
+        assert run.mouths[drive.frame, 0] > 0.5 > drive.condition[0]
     for drive in chins.opened():
-        assert run.conditions[drive.frame, 0] < 0.5 < drive.condition[0]
+        assert run.mouths[drive.frame, 0] < 0.5 < drive.condition[0]
 
 
 def test_jaws_follow_condition_and_pose(chins: Chins) -> None:
@@ -163,7 +162,7 @@ def test_a_faint_edge_below_the_jaw_is_weaker_than_a_strong_one() -> None:
     run = cast(Any, DrawnRun())
     data = run.dataset
     jaws = [JawShapes.points_of(points) for points in data.landmarks]
-    shut = np.flatnonzero(run.conditions[:, 0] < 0.1)
+    shut = np.flatnonzero(run.mouths[:, 0] < 0.1)
     filmed = FilmedJaw.learn([data.frames[i] for i in shut], [jaws[i] for i in shut])
     strengths = []
     for levels in (0, 8, 40):

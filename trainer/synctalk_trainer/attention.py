@@ -15,11 +15,10 @@ from synctalk.spec import PLANES, FieldSpec, Level
 from torch import Tensor, nn
 
 from .modules import Field
+from .mouth import NOSE_BASE
 
 __all__ = ["mask_gates"]
 
-_NOSE_BASE = 2
-"""MediaPipe's point below the nose."""
 _HAIRLINE = 10
 _BROWS_AND_EYES = (33, 263, 46, 276, 70, 300)
 """The points of lids and brows that lie farthest back."""
@@ -45,7 +44,7 @@ def mask_gates(field: Field, mesh_m: NDArray[np.float32]) -> None:
         raise ValueError("the coarsest level is hashed: it cannot hold a map")
     heights, depths = (_node_places(spec, level, axis) for axis in (1, 2))
     back = float(mesh_m[list(_BROWS_AND_EYES), 2].min())
-    above_nose = ((heights - float(mesh_m[_NOSE_BASE, 1])) / _FADE_M).clamp(-1.0, 1.0)
+    above_nose = ((heights - float(mesh_m[NOSE_BASE, 1])) / _FADE_M).clamp(-1.0, 1.0)
     above_hairline = ((heights - float(mesh_m[_HAIRLINE, 1])) / _FADE_M - 0.5).clamp(0.0, 1.0)
     behind = ((back - depths) / _FADE_M - 1.0).clamp(0.0, 1.0)
     maps = {

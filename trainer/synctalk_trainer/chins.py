@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from .dataset import HEAD, Dataset
 from .jaw import FilmedJaw, JawShapes, Look, jaw_line
 from .measure import Frame, compose
-from .modules import KernelEncoder
 from .run import Run
 
 __all__ = ["SPOILED", "Chin", "Chins", "Drive", "Shot", "Spoil"]
@@ -130,7 +129,7 @@ class Chins:
     def of(run: Run, train: Ints, held: Ints) -> Chins:
         """Fit the jaw's shape to the training frames."""
         data = run.dataset
-        conditions = _mouths(run)
+        conditions = run.mouths
         jaws = JawShapes.fit(
             conditions[train],
             data.landmarks[train],
@@ -207,13 +206,6 @@ class Chins:
         rotation = self.run.dataset.rotation
         alignment = np.einsum("nij,ij->n", rotation[frames], rotation[frame])
         return np.asarray(frames[np.argsort(-alignment)[:n]])
-
-
-def _mouths(run: Run) -> Float:
-    """[N, C]: the shape of the filmed mouth, which the kernel encoder was fitted to, or what a learned encoder says."""
-    if not isinstance(run.model.audio, KernelEncoder):
-        return run.conditions
-    return run.dataset.mouth_shape(run.spec.field.condition)
 
 
 def _spread(order: Ints) -> Ints:

@@ -332,6 +332,8 @@ def train_upsampler(
     for heading in columns:
         table.add_column(heading, justify="right")
     for name, words in {"full": "full size", "bilinear": "half, bilinear", "half": "half, upsampled"}.items():
-        table.add_row(words, *(f"{figures[name][key]:.{digits}f}" for key, digits in columns.values()))
+        for label, scores in ((words, figures[name]), (f"{words}, filmed mouth", figures["told"][name])):
+            cells = (f"{scores[key]:.{digits}f}" if key in scores else "" for key, digits in columns.values())
+            table.add_row(label, *cells)
     console.print(table)
     console.print(f"the clip itself flickers by {figures['flicker_truth']:.2f}")

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from synctalk.geometry import Camera, project
 
-__all__ = ["CHIN", "INNER_LIPS", "LIPS", "aperture", "mouth_shape"]
+__all__ = ["CHIN", "INNER_LIPS", "LIPS", "NOSE_BASE", "aperture", "mouth_shape"]
 
 Float = NDArray[np.float32]
 
@@ -19,6 +19,8 @@ OUTER_LIPS = (61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291, 185, 40, 39, 37
 INNER_LIPS = (78, 95, 88, 178, 87, 14, 317, 402, 318, 324, 308, 191, 80, 81, 82, 13, 312, 311, 310, 415)
 LIPS = OUTER_LIPS + INNER_LIPS
 CHIN = (152, 148, 176, 377, 400)
+NOSE_BASE = 2
+"""Where nose and upper lip meet: speech moves what lies lower."""
 _SPANS = ((13, 14), (82, 87), (312, 317), (81, 178), (311, 402), (61, 291), (78, 308))
 """Inner upper to inner lower lip, five times; corner to corner, outer and inner"""
 _SPAN_WEIGHT = 3.0

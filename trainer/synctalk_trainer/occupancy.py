@@ -15,6 +15,8 @@ from synctalk.geometry import Camera, project
 from synctalk.spec import FieldSpec
 from torch import Tensor
 
+from .mouth import NOSE_BASE
+
 __all__ = ["Occupancy", "cell_centres", "lower_face", "visual_hull"]
 
 Bools = NDArray[np.bool_]
@@ -25,8 +27,6 @@ _KEPT_WEIGHT = 0.1
 """The same for a trained surface that only turns with the head."""
 _DECAY = 0.9
 _AT_FIRST = 0.3
-_BELOW_NOSE = 2
-"""The point of the face mesh where nose and upper lip meet: what is lower moves with speech."""
 _FRONT_MARGIN_M = 0.012
 _FACE_DEPTH_M = 0.035
 """How far behind the face mesh there is anything to see (teeth, tongue)."""
@@ -45,9 +45,9 @@ def cell_centres(spec: FieldSpec, resolution: int) -> NDArray[np.float32]:
 
 
 def lower_face(spec: FieldSpec, mesh_m: NDArray[np.float32]) -> Bools:
-    """Cells [G, G, G], index [z, y, x], that lie lower than the nose. mesh_m: [478, 3]."""
+    """Cells [G, G, G], index [z, y, x], that lie lower than the nose and move with speech. mesh_m: [478, 3]."""
     centres = cell_centres(spec, spec.occupancy_resolution)
-    return np.asarray(centres[..., 1] < mesh_m[_BELOW_NOSE, 1], bool)
+    return np.asarray(centres[..., 1] < mesh_m[NOSE_BASE, 1], bool)
 
 
 def visual_hull(

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from .audio_visual.encoder import SpeechEncoder
 from .dataset import Dataset
-from .modules import Avatar
+from .modules import Avatar, KernelEncoder
 from .occupancy import Occupancy, lower_face
 from .rendering import native_renderer
 
@@ -142,6 +142,13 @@ class Run:
     def conditions_rendered(self) -> NDArray[np.float32]:
         """[N, C]: the conditions of all frames as the run time uses them."""
         return self.widened(self.conditions)
+
+    @cached_property
+    def mouths(self) -> NDArray[np.float32]:
+        """[N, C]: the shapes of the filmed mouths, which the kernel encoder was fitted to, or what a learned encoder says."""
+        if not isinstance(self.model.audio, KernelEncoder):
+            return self.conditions
+        return self.dataset.mouth_shape(self.spec.field.condition)
 
     def widened(self, conditions: NDArray[np.float32]) -> NDArray[np.float32]:
         """Conditions [..., C] as the run time uses them: spread around their mean by the gain."""

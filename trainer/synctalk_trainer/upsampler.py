@@ -37,6 +37,8 @@ FILE, FIGURES = "upsampler.safetensors", "upsampler.json"
 _FRAMES, _LEAST_FRAMES = 1000, 100
 """Half-size pictures to learn from: as many as half of the minutes asked for allow. More of them generalise better."""
 _JUDGED = 60
+_MADE = ("full", "bilinear", "half")
+"""Heads at full size, enlarged bilinearly, and upsampled"""
 _PATCH = 64
 """Side of a training patch, half-size pixels."""
 _PATCHES = 6
@@ -202,8 +204,8 @@ def _triples(run: Run, frames: NDArray[np.int64]) -> NDArray[np.int64]:
     return (_spread(first, _JUDGED // 3)[:, None] + np.arange(3)).ravel()
 
 
-def _half(run: Run, frame: int, condition: Float | None = None) -> tuple[Float, Float]:
-    """The head at half the size, premultiplied RGBA; the drive. condition: as for ``Run.render``."""
+def _half(run: Run, frame: int, condition: Float) -> tuple[Float, Float]:
+    """The head at half the size, premultiplied RGBA; the drive. condition: [C]."""
     request = run.request_of(frame, condition)
     return run.draw(half_sized(request)), drive_of(request)
 
@@ -305,30 +307,44 @@ def _judge(
 ) -> dict[str, Any]:
     """PSNR, SSIM and flicker (``measure``, own background) of heads at full size, enlarged bilinearly, and upsampled.
 
-    frames: three in a row each.
+    frames: three in a row each. "told" has the same of heads with the filmed mouth: what is lost where sound tells all.
     """
     plain = Upsampler(network.spec)
-    scores: dict[str, list[dict[str, float]]] = {"full": [], "bilinear": [], "half": []}
-    meters = {name: FlickerMeter() for name in (*scores, "truth")}
+    meters = {name: FlickerMeter() for name in (*_MADE, "truth")}
+    heard, told = ({name: list[dict[str, float]]() for name in _MADE} for _ in range(2))
     for i, frame in enumerate(frames.tolist()):
         on_progress("judging", i / len(frames))
         truth, regions = np.asarray(run.dataset.frames[frame]), Regions.of(run.dataset, frame)
         behind = own_background(run.dataset, frame, regions)
-        head, drive = _half(run, frame)
-        given = torch.from_numpy(head).permute(2, 0, 1)[None], torch.from_numpy(drive)[None]
-        with torch.no_grad():
-            made = {"bilinear": plain(*given), "half": network(*given)}
-        heads = {name: rgba[0].permute(1, 2, 0).numpy() for name, rgba in made.items()}
-        heads["full"] = run.render(frame)
-        pictures = {name: compose(head, behind) for name, head in heads.items()} | {"truth": truth}
-        for name, picture in pictures.items():
+        shown = _shown(network, plain, run, frame, run.condition_of(frame), behind)
+        for name, picture in (shown | {"truth": truth}).items():
             if i % 3 == 0:
                 meters[name].restart()
             meters[name].push(picture, regions.head)
-            if name in scores:
-                scores[name].append(regions.score(picture, truth))
+        for rows, pictures in (
+            (heard, shown),
+            (told, _shown(network, plain, run, frame, run.mouths[frame], behind)),
+        ):
+            for name, picture in pictures.items():
+                rows[name].append(regions.score(picture, truth))
     figures: dict[str, Any] = {"frames": len(frames), "flicker_truth": round(meters["truth"].value, 3)}
-    for name, rows in scores.items():
-        figures[name] = {key: round(float(np.nanmean([row[key] for row in rows])), 3) for key in rows[0]}
-        figures[name]["flicker"] = round(meters[name].value, 3)
-    return figures
+    for name in _MADE:
+        figures[name] = _means(heard[name]) | {"flicker": round(meters[name].value, 3)}
+    return figures | {"told": {name: _means(told[name]) for name in _MADE}}
+
+
+def _shown(
+    network: Upsampler, plain: Upsampler, run: Run, frame: int, condition: Float, behind: NDArray[np.uint8]
+) -> dict[str, NDArray[np.uint8]]:
+    """A frame as each of ``_MADE`` shows it, over what is behind."""
+    head, drive = _half(run, frame, condition)
+    given = torch.from_numpy(head).permute(2, 0, 1)[None], torch.from_numpy(drive)[None]
+    with torch.no_grad():
+        made = {"bilinear": plain(*given), "half": network(*given)}
+    heads = {name: rgba[0].permute(1, 2, 0).numpy() for name, rgba in made.items()}
+    heads["full"] = run.render(frame, condition)
+    return {name: compose(heads[name], behind) for name in _MADE}
+
+
+def _means(rows: list[dict[str, float]]) -> dict[str, float]:
+    return {key: round(float(np.nanmean([row[key] for row in rows])), 3) for key in rows[0]}

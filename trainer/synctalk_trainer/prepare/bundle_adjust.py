@@ -146,12 +146,12 @@ def adjust_structure(
     hold_m: Double,
     focal_prior: FocalPrior | None,
     rounds: int = 15,
-) -> tuple[Structure, float, float]:
+) -> tuple[Structure, float]:
     """Fit poses, points and, given a prior for it, the focal length.
 
     delta: Huber's limit in pixels. hold_m: [P] how far (standard deviation, metres) points may be from where they start.
     focal_prior: None holds the focal length.
-    Returns the model, its cost, and the standard deviation of the log focal length (0 when held), by the curvature of
+    Returns the model, and the standard deviation of the log focal length (0 when held), by the curvature of
     the cost with everything else adjusted.
     """
     start, damping = model.points, _LEAST_DAMPING
@@ -167,9 +167,9 @@ def adjust_structure(
         else:
             damping = min(damping * 20, 1e3)
     if focal_prior is None:
-        return model, cost, 0.0
+        return model, 0.0
     _, deviation = _structure_step(model, seen, delta, hold_m, focal_prior, start, _LEAST_DAMPING)
-    return model, cost, deviation
+    return model, deviation
 
 
 def _structure_cost(

@@ -193,7 +193,7 @@ def _settle_structure(model: Structure, seen: Sightings, clip: Clip, n_tracked: 
         small, part = _subset(model, _weighted(seen, worth), frames, points)
         per_point = max(len(part.frame) / max(len(points), 1), 1.0)
         part = replace(part, weight=part.weight * min(1.0, _INDEPENDENT / per_point))
-        small, _, deviation = adjust_structure(small, part, _HUBER * sigma, hold[points], prior, 30)
+        small, deviation = adjust_structure(small, part, _HUBER * sigma, hold[points], prior, 30)
         model = replace(_merged(model, small, frames, points), focal=small.focal)
         everywhere, all_seen = _subset(model, seen, frames, np.arange(len(model.points)))
         loose = worth <= 0
