@@ -164,7 +164,7 @@ class Chins:
         for drive in drives:
             shown, look = self._look(drive, spoil)
             looks.append(look)
-            filmed.append(self._look_at_filmed(drive))
+            filmed += self._look_at_filmed(drive)
             pictures.append(_row(np.asarray(self.run.dataset.frames[drive.frame]), shown, look))
         strengths = [np.mean([look.strength for look in some]) for some in (looks, filmed)]
         distances = [float(np.mean([look.distance for look in some])) for some in (looks, filmed)]
@@ -180,13 +180,14 @@ class Chins:
         changed = _grown(_head_of(data, frame) | (rgba[..., 3] > 0.5))
         return shown, self._filmed(drive).look(shown, jaw, changed)
 
-    def _look_at_filmed(self, drive: Drive) -> Look:
-        """At a held-out frame that was filmed with this mouth."""
-        data = self.run.dataset
-        frame = int(self._alike(self.held, drive, 1)[0])
-        jaw = JawShapes.points_of(data.landmarks[frame])
-        filmed = self._filmed(Drive(frame, drive.condition))
-        return filmed.look(np.asarray(data.frames[frame]), jaw, _grown(_head_of(data, frame)))
+    def _look_at_filmed(self, drive: Drive) -> list[Look]:
+        """At held-out frames that were filmed with this mouth: one alone may have a fold more or less."""
+        data, looks = self.run.dataset, []
+        for frame in self._alike(self.held, drive, _FRAMES).tolist():
+            jaw = JawShapes.points_of(data.landmarks[frame])
+            filmed = self._filmed(Drive(frame, drive.condition))
+            looks.append(filmed.look(np.asarray(data.frames[frame]), jaw, _grown(_head_of(data, frame))))
+        return looks
 
     def _filmed(self, drive: Drive) -> FilmedJaw:
         """From training frames like a driven one in mouth and pose."""

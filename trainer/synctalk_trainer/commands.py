@@ -318,7 +318,6 @@ def train_upsampler(
             UpsamplerSpec(width, levels, expression=opened.spec.field.expression),
             lambda what, share: bar.update(task, description=what, completed=share),
         )
-    table = Table(title=f"{figures['frames']} held-out frames", title_justify="left")
     columns = {
         "full, dB": ("psnr_full", 2),
         "head": ("psnr_head", 2),
@@ -328,12 +327,22 @@ def train_upsampler(
         "SSIM": ("ssim_head", 3),
         "flicker": ("flicker", 2),
     }
-    table.add_column("", no_wrap=True)
-    for heading in columns:
-        table.add_column(heading, justify="right")
-    for name, words in {"full": "full size", "bilinear": "half, bilinear", "half": "half, upsampled"}.items():
-        for label, scores in ((words, figures[name]), (f"{words}, filmed mouth", figures["told"][name])):
-            cells = (f"{scores[key]:.{digits}f}" if key in scores else "" for key, digits in columns.values())
-            table.add_row(label, *cells)
-    console.print(table)
+    parts = {
+        f"{figures['frames']} held-out frames": figures,
+        "the same with the filmed mouth": figures["told"],
+    }
+    for title, scores in parts.items():
+        table = Table(title=title, title_justify="left")
+        table.add_column("", no_wrap=True)
+        for heading in columns:
+            table.add_column(heading, justify="right", no_wrap=True)
+        for name, words in {
+            "full": "full size",
+            "bilinear": "half, bilinear",
+            "half": "half, upsampled",
+        }.items():
+            row = scores[name]
+            cells = (f"{row[key]:.{digits}f}" if key in row else "" for key, digits in columns.values())
+            table.add_row(words, *cells)
+        console.print(table)
     console.print(f"the clip itself flickers by {figures['flicker_truth']:.2f}")

@@ -213,7 +213,8 @@ def _half(run: Run, frame: int, condition: Float) -> tuple[Float, Float]:
 def _examples(
     run: Run, train: NDArray[np.int64], seconds: float, on_progress: Callable[[str, float], None]
 ) -> list[_Example]:
-    """Frames from all over the clip, until the time is used up."""
+    """Frames from all over the clip, until the time is used up. Half of them have the filmed mouth, from which lips and teeth
+    can be learned, and half one as wrong as those of new speech."""
     chosen = np.random.default_rng(run.settings.seed).permutation(_spread(train, _FRAMES))
     examples = []
     began = time.monotonic()
@@ -222,13 +223,14 @@ def _examples(
         if gone > seconds and i >= _LEAST_FRAMES:
             break
         on_progress("half-size pictures", max(i / len(chosen), min(1.0, gone / seconds)))
-        if (example := _example(run, frame)) is not None:
+        heard = run.widened(run.conditions_unseen[frame])
+        if (example := _example(run, frame, run.mouths[frame] if i % 2 else heard)) is not None:
             examples.append(example)
     return examples
 
 
-def _example(run: Run, frame: int) -> _Example | None:
-    head, drive = _half(run, frame, run.widened(run.conditions_unseen[frame]))
+def _example(run: Run, frame: int, condition: Float) -> _Example | None:
+    head, drive = _half(run, frame, condition)
     small = head.astype(np.float16)
     is_seen = small[..., 3] > 0.01
     rows, columns = np.flatnonzero(is_seen.any(axis=1)), np.flatnonzero(is_seen.any(axis=0))
