@@ -192,7 +192,10 @@ def _pool() -> Iterator[ThreadPoolExecutor]:
     cv2.setNumThreads(1)
     try:
         with ThreadPoolExecutor(usable_cpus()) as pool:
-            yield pool
+            try:
+                yield pool
+            finally:
+                pool.shutdown(cancel_futures=True)  # Ctrl-C does not wait for the rest of the clip
     finally:
         cv2.setNumThreads(before)
 
