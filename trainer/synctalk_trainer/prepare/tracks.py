@@ -186,7 +186,7 @@ def _follow_all(
 
 @contextmanager
 def _pool() -> Iterator[ThreadPoolExecutor]:
-    """A thread for each processor; OpenCV makes none of its own meanwhile: frames side by side are twice as fast as
+    """A thread for each processor; OpenCV makes none of its own meanwhile: frames side by side are faster than
     pictures cut in parts."""
     before = cv2.getNumThreads()
     cv2.setNumThreads(1)
