@@ -19,6 +19,7 @@ LAYERS = (
     {"keys", "spec"},
     {"geometry", "prosody"},
     {"audio", "control", "frame", "manifest", "render", "watermark"},
+    {"voice"},
     {"bundle", "consent", "media", "condition", "track"},
     {"credentials", "signing", "tensorrt"},
     {"backends", "expression", "gpu", "idle"},

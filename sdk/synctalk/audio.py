@@ -1,7 +1,7 @@
 """Sound in, mel features out: the only place they are computed, in training and at run time.
 
 Samples are float32 mono in -1..1. Mel column ``c`` is centred at sample ``c * hop_samples``; outside the
-sound there is silence (``SILENCE``). Every stream here (``Resampler``, ``MelStream``, ``SpeechGate``) returns
+sound there is silence (``AudioSpec.silence``). Every stream here (``Resampler``, ``MelStream``, ``SpeechGate``) returns
 the same values for every way of cutting the sound into chunks; the whole-file functions are one push and a flush.
 """
 
@@ -19,7 +19,6 @@ from synctalk.errors import MediaError
 from synctalk.spec import AudioSpec, Spec
 
 __all__ = [
-    "SILENCE",
     "MelStream",
     "Resampler",
     "SpeechGate",
@@ -38,9 +37,6 @@ __all__ = [
 
 Float = NDArray[np.float32]
 Double = NDArray[np.float64]
-
-SILENCE = -4.0
-"""Value of every mel bin of digital silence, and of columns outside the sound."""
 
 _MIN_MAGNITUDE = 1e-5
 _REFERENCE_DB = 20.0
@@ -203,12 +199,14 @@ class MelStream:
         decibel = 20.0 * np.log10(np.maximum(_MIN_MAGNITUDE, mel)) - _REFERENCE_DB
         self._pending = self._pending[n * spec.hop_samples :]
         self._n_columns += n
-        scaled: Float = np.clip(8.0 * (decibel + _RANGE_DB) / _RANGE_DB - 4.0, -4.0, 4.0).astype(np.float32)
+        scaled: Float = np.clip(8.0 * (decibel + _RANGE_DB) / _RANGE_DB - 4.0, spec.silence, 4.0).astype(
+            np.float32
+        )
         return scaled
 
 
 def mel_spectrogram(samples: Float, spec: AudioSpec) -> Float:
-    """Mel features of a whole sound, float32 [columns, n_mels] in -4..4.
+    """Mel features of a whole sound, float32 [columns, n_mels] in ``spec.silence``..4.
 
     samples: float32 [n] at ``spec.sample_rate``. Column ``c`` is centred at sample ``c * hop_samples``; there are
     ``1 + n // hop_samples`` (0 for an empty sound). Pre-emphasis, periodic Hann window, zeros outside the sound,
@@ -248,7 +246,9 @@ def tap_windows(
     starts = _first_columns(taps, audio, spec.fps)
     columns = starts[..., None] + np.arange(audio.window_columns) - first_column  # [N, taps, columns]
     held = (columns >= 0) & (columns < len(mel))
-    padded = np.concatenate([np.asarray(mel, np.float32), np.full((1, audio.n_mels), SILENCE, np.float32)])
+    padded = np.concatenate(
+        [np.asarray(mel, np.float32), np.full((1, audio.n_mels), audio.silence, np.float32)]
+    )
     windows = padded[np.where(held, columns, len(mel))]  # [N, taps, columns, mels]
     return np.ascontiguousarray(windows.swapaxes(-1, -2))
 
@@ -319,5 +319,5 @@ def speech_activity(mel: Float, n_frames: int, spec: Spec) -> Float:
     """
     last = np.array([last_column(i, spec.audio, spec.fps) for i in range(n_frames)], np.int64)
     n_missing = max(0, int(last.max(initial=-1)) + 1 - len(mel))
-    silence = np.full((n_missing, spec.audio.n_mels), SILENCE, np.float32)
+    silence = np.full((n_missing, spec.audio.n_mels), spec.audio.silence, np.float32)
     return SpeechGate(spec).push(np.concatenate([mel, silence]))[np.maximum(last, 0)]

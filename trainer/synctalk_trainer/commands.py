@@ -195,9 +195,15 @@ def train(
     encoder: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME",
-            help="What hears beside the mel bands: default (the packaged speech encoder), none, or an .onnx file. "
-            "Presets that learn an audio network of their own have none.",
+            metavar="FILE",
+            help="A speech encoder of your own, an .onnx file that hears beside the generic model in the subject's voice.",
+        ),
+    ] = None,
+    speech_to_mouth: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Another generic model, which `synctalk train-audio` wrote; the packaged one by default.",
         ),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in RUN, exactly.")] = False,
@@ -218,7 +224,8 @@ def train(
     from rich.console import Console
     from synctalk.errors import TrainingError
 
-    from .audio_visual.encoder import chosen_encoder, usual_encoder
+    from .audio_branch import Hearing
+    from .audio_visual.encoder import chosen_encoder, generic_model, read_generic
     from .run import Settings
     from .train_command import train_run
 
@@ -234,8 +241,11 @@ def train(
         lpips=None if lpips is None else str(lpips.resolve()),
     )
     console = Console(highlight=False)
-    speech = chosen_encoder(encoder or usual_encoder(preset))
-    trainer = train_run(dataset, out, settings, resume, device, threads, console, speech)
+    hearing = None
+    if encoder is not None or speech_to_mouth is not None:
+        generic = generic_model() if speech_to_mouth is None else read_generic(speech_to_mouth)
+        hearing = Hearing(generic, chosen_encoder(encoder))
+    trainer = train_run(dataset, out, settings, resume, device, threads, console, hearing)
     console.print(f"trained {trainer.clock.step} steps in {trainer.clock.seconds / 60:.1f} min: {out}")
     console.print(f"next: synctalk evaluate {out}, then synctalk export {out} -o {out.name}.avatar")
 

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from synctalk.errors import TrainingError
 
-from .audio_visual.corpus import TalkingClip
+from .audio_visual.films import TalkingClip
 from .audio_visual.mouths import landmark_measures
 from .audio_visual.offset import SyncDetector
 from .dataset import Dataset

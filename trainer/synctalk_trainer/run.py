@@ -19,15 +19,26 @@ from synctalk.geometry import Camera
 from synctalk.spec import Spec
 from torch import Tensor
 
-from .audio_visual.encoder import SpeechEncoder
+from .audio_branch import Hearing, KernelEncoder
+from .audio_visual.encoder import SpeechEncoder, read_generic
 from .dataset import Dataset
-from .modules import Avatar, KernelEncoder
+from .modules import Avatar
 from .occupancy import Occupancy, lower_face
 from .rendering import native_renderer
 
-__all__ = ["Run", "Settings", "load_run", "read_json", "speech_of", "write_json", "write_tensors"]
+__all__ = [
+    "Run",
+    "Settings",
+    "hearing_of",
+    "keep_hearing",
+    "load_run",
+    "read_json",
+    "write_json",
+    "write_tensors",
+]
 
 _VERSION = 1
+_GENERIC, _EXTRA = "speech_to_mouth.onnx", "encoder.onnx"
 _RETIRED = {"attention_weight"}
 """Settings of older versions: gates are masked now."""
 
@@ -195,13 +206,24 @@ def settings_of(path: Path) -> Settings:
     return Settings(**settings)
 
 
-def speech_of(path: Path) -> SpeechEncoder | None:
-    """The speech encoder that lies in a run's folder, if it was trained with one.
+def hearing_of(path: Path) -> Hearing:
+    """The models that lie in a run's folder, those that it was trained with.
 
-    Raises: ModelError: it is damaged.
+    Raises: ModelError: one is damaged.
     """
-    file = path / "encoder.onnx"
-    return SpeechEncoder.read(file) if file.exists() else None
+    generic, extra = path / _GENERIC, path / _EXTRA
+    return Hearing(
+        read_generic(generic) if generic.exists() else None,
+        SpeechEncoder.read(extra) if extra.exists() else None,
+    )
+
+
+def keep_hearing(path: Path, hearing: Hearing) -> None:
+    """Copy the models into a run's folder."""
+    for name, model in ((_GENERIC, hearing.generic), (_EXTRA, hearing.extra)):
+        (path / name).unlink(missing_ok=True)
+        if model is not None:
+            (path / name).write_bytes(model.model)
 
 
 def write_settings(path: Path, settings: Settings, spec: Spec) -> None:
@@ -228,7 +250,7 @@ def load_run(path: str | Path, dataset: str | Path | None = None) -> Run:
     )
     tensors = load_file(path / "checkpoint.safetensors")
     data = Dataset.open(dataset if dataset is not None else settings.dataset)
-    model = Avatar(spec, len(data.takes), settings.seed, speech_of(path))
+    model = Avatar(spec, len(data.takes), settings.seed, hearing_of(path))
     weights = {k.removeprefix("ema."): v for k, v in tensors.items() if k.startswith("ema.")}
     try:
         model.load_state_dict(weights)

@@ -14,7 +14,7 @@ from synctalk import _native
 from synctalk.errors import TrainingError
 from synctalk.spec import Spec, preset
 
-from .audio_visual.encoder import SpeechEncoder
+from .audio_branch import Hearing
 from .dataset import Dataset
 from .run import Settings, read_json, settings_of
 from .scene import Scene
@@ -58,7 +58,7 @@ def train_run(
     device: str,
     threads: int | None,
     console: Console,
-    speech: SpeechEncoder | None = None,
+    hearing: Hearing | None = None,
 ) -> Trainer:
     """Train, or go on training, with a progress bar.
 
@@ -79,7 +79,7 @@ def train_run(
             f"{out} holds a run already: add --resume to go on with it, or choose another folder"
         )
     else:
-        trainer = start(Scene(Dataset.open(dataset), spec), spec, settings, out, device, speech)
+        trainer = start(Scene(Dataset.open(dataset), spec), spec, settings, out, device, hearing)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # being ended saves, too
     columns = (BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TextColumn("{task.fields[text]}"))
     with Progress(*columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal) as bar:
