@@ -14,7 +14,7 @@ from synctalk.errors import DatasetError
 from ..prepare import Options
 from ..prepare import prepare as prepare_video
 from ..run import read_json, write_json
-from .corpus import Corpus, CorpusBuilder, find_clips, read_clip
+from .corpus import STEPS, Corpus, CorpusBuilder, find_clips, read_clip
 from .voices import Voices
 
 __all__ = ["Request", "gather"]
@@ -48,7 +48,7 @@ def gather(request: Request, folder: Path, landmarker: Path | None, console: Con
     builder = CorpusBuilder(generator)
 
     def prepared(video: Path, dataset: Path) -> None:
-        prepare_video(video, dataset, Options(landmarker=landmarker), ("landmarks",), False, console)
+        prepare_video(video, dataset, Options(landmarker=landmarker), STEPS, False, console)
 
     clips = find_clips([Path(path) for path in request.folders], folder / "clips", prepared)
     for path in track(clips, "gathering clips", console=console):
