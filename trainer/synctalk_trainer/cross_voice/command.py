@@ -22,6 +22,8 @@ from .subjects import Subject, is_run, open_subject
 __all__ = ["Request", "evaluate_voices"]
 
 _SHORTEST_S = 2.0
+_WIDTH = 160
+"""Columns of the table where it goes into a file"""
 _COLUMNS = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
 
 
@@ -113,7 +115,8 @@ def _subjects(request: Request, folder: Path, console: Console) -> list[Subject]
 
 
 def _say(pairs: list[Pair], console: Console) -> None:
-    console.print(figure_table(pairs))
+    wide = console if console.is_terminal else Console(highlight=False, width=_WIDTH)
+    wide.print(figure_table(pairs))
     for pair in pairs:
         for sentence in pair.figures["missed"]:
             console.print(f"- {escape(pair.subject.name)}, {escape(pair.voice.name)}: {sentence}")

@@ -127,6 +127,8 @@ def _speak(
         film: PairFilm | None = None
         if options.film:
             film = stack.enter_context(open_film(film_path(folder, pair), pair.voice))
+        else:
+            film_path(folder, pair).unlink(missing_ok=True)  # of other frames
 
         def seen(picture: NDArray[np.uint8]) -> None:
             nonlocal done

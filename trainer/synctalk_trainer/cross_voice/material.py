@@ -125,7 +125,7 @@ def open_voices(
             f"{phonemes} holds the times of one sound, but {len(sounds)} sounds are given: give a folder of "
             "NAME.phonemes.json"
         )
-    voices = [_read_sound(file, phonemes) if file in sounds else _read_dataset(file) for file in files]
+    voices = [_read_sound(file, phonemes) if file in sounds else _read_dataset(file, cache) for file in files]
     return _named_apart(voices)
 
 
@@ -146,10 +146,13 @@ def _expanded(path: Path, cache: Path, prepare: Prepare) -> list[Path]:
     )
 
 
-def _read_dataset(path: Path) -> Voice:
+def _read_dataset(path: Path, cache: Path) -> Voice:
+    name = (
+        path.name.rpartition("-")[0] if path.parent == cache else path.name
+    )  # without the hash of a video's path
     film, audio = read_film(path)
     pictures = path / "frames.npy"
-    whole = Voice(path.name, (), (), film, audio, np.load(pictures, "r") if pictures.exists() else None)
+    whole = Voice(name, (), (), film, audio, np.load(pictures, "r") if pictures.exists() else None)
     return whole.only(film.takes)
 
 

@@ -26,10 +26,10 @@ _COLUMNS = (
     ("lag ms", "lag_ms", 0),
     ("r at 0", "r_at_0", 2),
     ("amplitude", "amplitude", 2),
-    ("of speaker's", "amplitude_of_speaker", 2),
+    ("of speaker", "amplitude_of_speaker", 2),
     ("opening", "opening", 2),
     ("shut, precision", "shut_precision", 2),
-    ("recall", "shut_recall", 2),
+    ("shut, recall", "shut_recall", 2),
     ("p b m", "contact", 2),
     ("in silence", "silence_share", 2),
     ("r loudness", "loudness_r", 2),
@@ -41,6 +41,18 @@ _COLUMNS = (
     ("fps", "fps", 0),
 )
 """Title, key of the figures, digits"""
+_BRIEF = {
+    "r",
+    "lag_ms",
+    "amplitude",
+    "amplitude_of_speaker",
+    "opening",
+    "shut_precision",
+    "shut_recall",
+    "contact",
+}
+_BRIEF |= {"silence_share", "loudness_r", "jitter"}
+"""Keys that fit on a terminal"""
 _MATRICES = (
     ("r of the apertures at the best lag", "r", 2),
     ("lag, ms", "lag_ms", 0),
@@ -82,13 +94,14 @@ def write_report(pairs: Sequence[Pair], folder: Path) -> None:
 
 
 def figure_table(pairs: Sequence[Pair]) -> Table:
-    """The figures for the terminal; columns in which nothing was measured are left out."""
-    rows = [_cells(pair) for pair in pairs]
-    used = [k for k in range(len(_COLUMNS)) if any(row[k] for row in rows)]
-    table = Table()
-    table.add_column("avatar: voice")
+    """The main figures for the terminal; columns in which nothing was measured are left out."""
+    columns = [column for column in _COLUMNS if column[1] in _BRIEF]
+    rows = [[_number(pair.figures[key], digits) for _, key, digits in columns] for pair in pairs]
+    used = [k for k in range(len(columns)) if any(row[k] for row in rows)]
+    table = Table(collapse_padding=True, pad_edge=False)
+    table.add_column("avatar: voice", no_wrap=True)
     for k in used:
-        table.add_column(_COLUMNS[k][0], justify="right")
+        table.add_column(columns[k][0].replace(" ", "\n"), justify="right", no_wrap=True)
     for pair, row in zip(pairs, rows, strict=True):
         table.add_row(_title(pair), *(row[k] or "–" for k in used))
     return table
