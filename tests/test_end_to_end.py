@@ -52,6 +52,25 @@ def test_a_video_becomes_an_avatar_that_speaks(tmp_path: Path) -> None:
     } <= figures.keys()
     _run("export", run, "-o", bundle, "--plate-seconds", 2)
     _run("verify", bundle)
+    _run(
+        "evaluate",
+        run,
+        bundle,
+        "--voices",
+        data,
+        "-o",
+        tmp_path / "voices",
+        "--frames",
+        20,
+        "--film",
+        *models,
+    )
+    pairs = json.loads((tmp_path / "voices" / "voices.json").read_text())["pairs"]
+    assert [(pair["avatar"], pair["own_voice"]) for pair in pairs] == [("run", True), ("small", False)]
+    assert {path.name for path in (tmp_path / "voices" / "films").iterdir()} == {
+        "run--data.mp4",
+        "small--data.mp4",
+    }
     sound = data / "audio.wav"
     _run("speak", bundle, sound, "-o", tmp_path / "out.mp4")
     with av.open(str(tmp_path / "out.mp4")) as container:

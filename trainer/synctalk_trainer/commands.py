@@ -7,76 +7,9 @@ from typing import Annotated, Literal
 
 import typer
 
+from .evaluate_command import evaluate
+
 __all__ = ["evaluate", "prepare", "synthesize", "train", "train_upsampler"]
-
-
-def evaluate(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder that `synctalk train -o` wrote.")],
-    json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Write the figures there as well.")
-    ] = None,
-    against: Annotated[
-        Path | None, typer.Option(metavar="OTHER_RUN", help="Another evaluated run to show beside this one.")
-    ] = None,
-    holdout: Annotated[
-        str | None,
-        typer.Option(
-            help="last, or takes:K for every K-th take; the run's own by default. Trained frames are refused."
-        ),
-    ] = None,
-    dataset: Annotated[
-        Path | None, typer.Option(help="Where the dataset is now, if it moved since the training.")
-    ] = None,
-    frames: Annotated[
-        int | None, typer.Option(metavar="N", min=3, help="Judge about N frames only, for a quick look.")
-    ] = None,
-    landmarker: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="A copy of face_landmarker.task; downloaded once if left out."),
-    ] = None,
-    lpips: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="A perceptual distance as TorchScript, to be measured as well."),
-    ] = None,
-) -> None:
-    """Judge a run on frames it never saw: figures, pictures, a side-by-side video.
-
-    Every table carries two trivial baselines: the mean training frame, and the training frame with the nearest
-    landmarks. Writes RUN/evaluation.json and RUN/evaluation/report.html.
-
-    Examples:
-
-      synctalk evaluate runs/may
-
-      synctalk evaluate runs/may --against runs/may-paper --json may.json
-
-      synctalk evaluate runs/may --frames 100
-    """
-    from rich.console import Console
-    from rich.progress import Progress
-
-    from .detect import picture_detector
-    from .evaluate import Options
-    from .evaluate import evaluate as judge_run
-    from .evaluation_report import figure_table
-    from .run import write_json
-
-    console = Console(highlight=False)
-    options = Options(dataset, holdout, against, frames, lpips)
-    with (
-        picture_detector(landmarker) as detect,
-        Progress(console=console, transient=True) as bar,
-    ):
-        task = bar.add_task("render", total=None)
-        figures = judge_run(
-            run, detect, options, lambda done, total: bar.update(task, completed=done, total=total)
-        )
-    if json_file is not None:
-        write_json(json_file, figures)
-    console.print(figure_table(figures))
-    for sentence in figures["verdicts"]:
-        console.print(f"- {sentence}")
-    console.print(f"\n{run / 'evaluation' / 'report.html'}")
 
 
 def prepare(

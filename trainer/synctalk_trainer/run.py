@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -33,6 +34,8 @@ __all__ = [
     "keep_hearing",
     "load_run",
     "read_json",
+    "settings_of",
+    "without_nan",
     "write_json",
     "write_tensors",
 ]
@@ -165,6 +168,15 @@ class Run:
         """Conditions [..., C] as the run time uses them: spread around their mean by the gain."""
         spread = conditions - self.condition_mean
         return np.asarray(self.condition_mean + self.condition_gain * spread, np.float32)
+
+
+def without_nan(value: Any) -> Any:
+    """JSON has no NaN: None instead, in dictionaries of any depth."""
+    if isinstance(value, dict):
+        return {key: without_nan(item) for key, item in value.items()}
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    return value
 
 
 def write_json(path: Path, value: Any) -> None:

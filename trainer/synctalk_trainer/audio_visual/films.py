@@ -15,14 +15,17 @@ from synctalk.errors import DatasetError
 from ..dataset import read_wave
 from .mouths import landmark_measures
 
-__all__ = ["FPS", "SHORTEST", "TalkingClip", "find_clips", "hash_of", "read_clip"]
+__all__ = ["FPS", "SHORTEST", "STEPS", "VIDEOS", "TalkingClip", "find_clips", "hash_of", "read_clip"]
 
 Float = NDArray[np.float32]
 
 FPS = 25
 SHORTEST = 50
 """Frames of a clip, at least: two seconds."""
-_VIDEOS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg")
+STEPS = ("sound", "landmarks")
+"""What ``synctalk prepare`` must do with a video, and the steps before these, for ``read_clip``."""
+VIDEOS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg")
+"""What is taken for a video."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +49,11 @@ def find_clips(folders: Sequence[Path], cache: Path, prepare: Callable[[Path, Pa
     found: list[Path] = []
     for folder in folders:
         datasets = [path.parent for path in sorted(folder.rglob("dataset.json"))]
-        videos = [p for p in sorted(folder.rglob("*")) if p.suffix.lower() in _VIDEOS]
+        videos = [p for p in sorted(folder.rglob("*")) if p.suffix.lower() in VIDEOS]
         videos = [p for p in videos if not any(p.is_relative_to(d) for d in datasets)]
         if not datasets and not videos:
             raise DatasetError(
-                f"{folder} holds no talking clips: give a folder of videos ({', '.join(_VIDEOS)}) or of datasets that "
+                f"{folder} holds no talking clips: give a folder of videos ({', '.join(VIDEOS)}) or of datasets that "
                 "`synctalk prepare` wrote"
             )
         for video in videos:
@@ -71,7 +74,7 @@ def read_clip(path: Path) -> TalkingClip:
 
     Raises: DatasetError: missing, damaged, or hardly any face.
     """
-    again = f"run `synctalk prepare VIDEO -o {path} --steps landmarks`"
+    again = f"run `synctalk prepare VIDEO -o {path} --steps {','.join(STEPS)}`"
     try:
         info = json.loads((path / "dataset.json").read_text(encoding="utf-8"))
         with np.load(path / "landmarks.npz", allow_pickle=False) as archive:

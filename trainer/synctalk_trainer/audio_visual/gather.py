@@ -19,7 +19,7 @@ from ..prepare import prepare as prepare_video
 from ..run import read_json, write_json
 from .augment import breaths, music, noises
 from .corpus import AUDIO, Corpus, CorpusBuilder, film_labels, speaking
-from .films import FPS, TalkingClip, find_clips, read_clip
+from .films import FPS, SHORTEST, STEPS, TalkingClip, find_clips, read_clip
 from .networks import HINTS, N_MEASURES, OUTPUTS
 from .teacher import Heard, Teacher, Whisper, fit_teacher
 from .voices import VISEME_NAMES, Voices
@@ -68,7 +68,7 @@ def gather(request: Request, folder: Path, landmarker: Path | None, console: Con
         raise DatasetError("voices without film need --teacher, which says what their mouths would do")
 
     def prepared(video: Path, dataset: Path) -> None:
-        prepare_video(video, dataset, Options(landmarker=landmarker), ("landmarks",), False, console)
+        prepare_video(video, dataset, Options(landmarker=landmarker, shortest_s=SHORTEST / FPS), STEPS, False, console)
 
     paths = find_clips([Path(path) for path in request.folders], folder / "clips", prepared)
     films = [read_clip(path) for path in track(paths, "films", console=console)]

@@ -39,6 +39,8 @@ class Options:
     """MediaPipe's face_landmarker.task; None: see ``models.find_model``."""
     segmenter: Path | None = None
     """MediaPipe's selfie_segmentation.tflite; None: see ``models.find_model``."""
+    shortest_s: float = 5.0
+    """Shorter videos are refused."""
 
 
 @dataclass
