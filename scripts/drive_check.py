@@ -48,7 +48,7 @@ def main() -> int:
     parser.add_argument("sounds", type=Path, nargs="+")
     parser.add_argument("--json", type=Path, help="write the figures there")
     parser.add_argument(
-        "--landmarker", type=Path, help="a copy of face_landmarker.task; downloaded once if left out"
+        "--landmarker", type=Path, help="another copy of face_landmarker.task than the packaged one"
     )
     arguments = parser.parse_args()
     try:

@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 from fake_faces import HAIR, FakeLandmarker, FakeSegmenter, draw_person, write_video
 from rich.console import Console
-from synctalk.errors import DatasetError, MediaError, ModelError
+from synctalk.errors import DatasetError, MediaError
 from synctalk_trainer.dataset import BACKGROUND, HEAD, TORSO, Dataset
 from synctalk_trainer.prepare import Options, Summary, prepare
 from synctalk_trainer.prepare.checks import read_takes, spans_of
-from synctalk_trainer.prepare.models import FACE_LANDMARKER, find_model
 from synctalk_trainer.prepare.pipeline import STEPS, Detectors
 
 ALL = tuple(step.name for step in STEPS)
@@ -162,11 +161,3 @@ def test_takes_file_that_is_none_is_refused(tmp_path: Path) -> None:
 
 def test_spans_are_runs_in_seconds() -> None:
     assert spans_of(np.array([1, 0, 1, 1, 0], bool)) == [(0.0, 0.04), (0.08, 0.16)]
-
-
-def test_wrong_model_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="no such file"):
-        find_model(FACE_LANDMARKER, tmp_path / "none.task")
-    (tmp_path / "wrong.task").write_bytes(b"wrong")
-    with pytest.raises(ModelError, match="not the pinned"):
-        find_model(FACE_LANDMARKER, tmp_path / "wrong.task")

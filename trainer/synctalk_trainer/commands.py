@@ -32,7 +32,7 @@ def evaluate(
     ] = None,
     landmarker: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="A copy of face_landmarker.task; downloaded once if left out."),
+        typer.Option(metavar="FILE", help="Another copy of face_landmarker.task than the packaged one."),
     ] = None,
     lpips: Annotated[
         Path | None,
@@ -106,12 +106,12 @@ def prepare(
     ] = False,
     landmarker: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="A copy of face_landmarker.task; downloaded once if left out."),
+        typer.Option(metavar="FILE", help="Another copy of face_landmarker.task than the packaged one."),
     ] = None,
     segmenter: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="A copy of selfie_segmentation.tflite; downloaded once if left out."
+            metavar="FILE", help="Another copy of selfie_segmentation.tflite than the packaged one."
         ),
     ] = None,
     landmark_poses: Annotated[

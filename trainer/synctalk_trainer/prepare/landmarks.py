@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from synctalk_trainer.prepare.checks import Observations, check
-from synctalk_trainer.prepare.models import FACE_LANDMARKER, find_model
+from synctalk_trainer.prepare.models import FACE_LANDMARKER, find_model, native_log_held_back
 from synctalk_trainer.prepare.workspace import Workspace, write_arrays
 
 __all__ = ["N_BLENDSHAPES", "N_POINTS", "Face", "Landmarker", "MediaPipeLandmarker", "run_landmarks"]
@@ -45,19 +45,23 @@ class Landmarker(Protocol):
 
 
 class MediaPipeLandmarker:
-    """MediaPipe's FaceLandmarker, loaded on first use."""
+    """MediaPipe's FaceLandmarker, loaded on first use.
 
-    def __init__(self, given: Path | None) -> None:
-        self._given = given
+    Raises: ModelError: no model file, or a wrong one.
+    """
+
+    def __init__(self, given: Path | None = None) -> None:
+        """given: a copy of the model file; the packaged one by default."""
+        self._file = find_model(FACE_LANDMARKER, given)
         self._task: Any = None
 
     def detect(self, picture: Picture) -> list[Face]:
-        """Raises: ModelError: no model file."""
-        import mediapipe
-
-        task = self._task or self._load()
-        image = mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=np.ascontiguousarray(picture))
-        found = task.detect(image)
+        if self._task is None:
+            with native_log_held_back():
+                self._task = self._load()
+                found = self._found(picture)  # MediaPipe still writes while it looks for the first time
+        else:
+            found = self._found(picture)
         height, width = picture.shape[:2]
         scale = np.array([width, height, width], np.float32)
         return [
@@ -74,18 +78,23 @@ class MediaPipeLandmarker:
             )
         ]
 
+    def _found(self, picture: Picture) -> Any:
+        import mediapipe
+
+        image = mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=np.ascontiguousarray(picture))
+        return self._task.detect(image)
+
     def _load(self) -> Any:
         from mediapipe.tasks.python import BaseOptions, vision
 
         options = vision.FaceLandmarkerOptions(
-            base_options=BaseOptions(model_asset_path=str(find_model(FACE_LANDMARKER, self._given))),
+            base_options=BaseOptions(model_asset_path=str(self._file)),
             running_mode=vision.RunningMode.IMAGE,
             num_faces=2,
             output_face_blendshapes=True,
             output_facial_transformation_matrixes=True,
         )
-        self._task = vision.FaceLandmarker.create_from_options(options)
-        return self._task
+        return vision.FaceLandmarker.create_from_options(options)
 
     def close(self) -> None:
         """Free the model."""

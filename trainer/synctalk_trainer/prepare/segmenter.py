@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from synctalk_trainer.prepare.models import SELFIE_SEGMENTER, find_model
+from synctalk_trainer.prepare.models import SELFIE_SEGMENTER, find_model, native_log_held_back
 
 __all__ = ["MediaPipeSegmenter", "Segmenter"]
 
@@ -24,32 +24,40 @@ class Segmenter(Protocol):
 
 
 class MediaPipeSegmenter:
-    """MediaPipe's selfie segmentation, loaded on first use."""
+    """MediaPipe's selfie segmentation, loaded on first use.
 
-    def __init__(self, given: Path | None) -> None:
-        self._given = given
+    Raises: ModelError: no model file, or a wrong one.
+    """
+
+    def __init__(self, given: Path | None = None) -> None:
+        """given: a copy of the model file; the packaged one by default."""
+        self._file = find_model(SELFIE_SEGMENTER, given)
         self._task: Any = None
 
     def person(self, picture: Picture) -> Float:
-        """Raises: ModelError: no model file."""
+        if self._task is None:
+            with native_log_held_back():
+                self._task = self._load()
+                return self._segmented(picture)  # MediaPipe still writes while it segments for the first time
+        return self._segmented(picture)
+
+    def _segmented(self, picture: Picture) -> Float:
         import mediapipe
 
-        task = self._task or self._load()
         image = mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=np.ascontiguousarray(picture))
-        mask = task.segment(image).confidence_masks[-1].numpy_view()
+        mask = self._task.segment(image).confidence_masks[-1].numpy_view()
         return np.array(mask, np.float32).reshape(picture.shape[:2])
 
     def _load(self) -> Any:
         from mediapipe.tasks.python import BaseOptions, vision
 
         options = vision.ImageSegmenterOptions(
-            base_options=BaseOptions(model_asset_path=str(find_model(SELFIE_SEGMENTER, self._given))),
+            base_options=BaseOptions(model_asset_path=str(self._file)),
             running_mode=vision.RunningMode.IMAGE,
             output_confidence_masks=True,
             output_category_mask=False,
         )
-        self._task = vision.ImageSegmenter.create_from_options(options)
-        return self._task
+        return vision.ImageSegmenter.create_from_options(options)
 
     def close(self) -> None:
         """Free the model."""
