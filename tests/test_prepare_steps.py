@@ -144,7 +144,9 @@ def test_cut_splits_takes_or_is_refused(tmp_path: Path) -> None:
     moved = [draw_person(SIZE, SIZE / 2 + 14, SIZE / 2 + 4, FACE) for _ in range(130)]
     pictures = swaying(130)
     done = run(write_video(tmp_path / "a.mkv", pictures[:70] + moved[:70]), tmp_path / "d", "landmarks")
-    assert [w["code"] for w in done.warnings] == ["cut"]
+    (cut,) = (w for w in done.warnings if w["step"] == "landmarks")
+    assert cut["code"] == "cut" and "cuts at 2.8 s" in cut["message"]
+    assert cut["message"].endswith("the longest is 0.0-2.8 s")
     info = json.loads((tmp_path / "d/dataset.json").read_text())
     assert info["takes"] == [[0, 70], [70, 140]]
     with pytest.raises(MediaError, match="cuts at"):
