@@ -136,7 +136,8 @@ def _sum_by(index: Indices, values: Double, n: int) -> Double:
 def _scattered(place: Indices, values: Double, shape: tuple[int, ...]) -> Double:
     """Sums [shape] of values with the same place in the flattened shape; place: of the values' shape, or broadcast to it."""
     flat = np.broadcast_to(place, values.shape).ravel()
-    return np.bincount(flat, values.ravel(), int(np.prod(shape))).reshape(shape)
+    sums = np.asarray(np.bincount(flat, values.ravel(), int(np.prod(shape))), np.float64)
+    return sums.reshape(shape)
 
 
 def _robust_cost(residual: Double, weight: Double, delta: float) -> float:
