@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import av
@@ -11,9 +10,6 @@ import numpy as np
 import pytest
 from synctalk.cli import main
 from synctalk_trainer.synthetic import synthesize
-
-_SHARED = Path(os.environ.get("SYNCTALK_SHARED", Path(__file__).parents[2] / "shared"))
-_MODELS = _SHARED / "models"
 
 
 def _run(*arguments: object) -> None:
@@ -23,21 +19,15 @@ def _run(*arguments: object) -> None:
     assert not ended.value.code, f"synctalk {arguments[0]} ended with {ended.value.code}"
 
 
-@pytest.mark.skipif(
-    not (_MODELS / "face_landmarker.task").exists(),
-    reason="needs the face landmarker's model (SYNCTALK_SHARED)",
-)
 def test_a_video_becomes_an_avatar_that_speaks(tmp_path: Path) -> None:
     clip, data, run, bundle = (tmp_path / name for name in ("clip", "data", "run", "small.avatar"))
     synthesize(clip, seconds=8.0, size=160, seed=3, head=None, voice="babble")
-    models = ("--landmarker", _MODELS / "face_landmarker.task")
-    segmenter = ("--segmenter", _MODELS / "selfie_segmentation.tflite")
-    _run("prepare", clip / "video.mp4", "-o", data, "--size", 96, *models, *segmenter)
+    _run("prepare", clip / "video.mp4", "-o", data, "--size", 96)
     truth, pose = np.load(clip / "truth.npz"), np.load(data / "pose.npz")
     assert len(pose["rotation"]) == len(truth["rotation"]) == 200
     _run("train", data, "-o", run, "--preset", "tiny", "--steps", 200, "--threads", 2)
     assert (run / "encoder.onnx").is_file()  # heard unless one asks for none
-    _run("evaluate", run, "--frames", 12, *models, "--json", tmp_path / "figures.json")
+    _run("evaluate", run, "--frames", 12, "--json", tmp_path / "figures.json")
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert figures["psnr_full"] > 19
     assert figures["psnr_head"] > 12

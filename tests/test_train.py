@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import torch
 from rich.console import Console
 from safetensors.numpy import load_file
+from synctalk.cli import main
 from synctalk.errors import DatasetError, TrainingError
 from synctalk.geometry import pixel_rays
 from synctalk.spec import AudioSpec, preset
@@ -175,6 +177,18 @@ def test_a_folder_with_a_run_is_not_overwritten(dataset: Path, tmp_path: Path) -
         train_run(dataset, tmp_path / "none", _settings(dataset, 3), True, "cpu", 1, console)
     with pytest.raises(TrainingError, match="choose auto, cpu or cuda"):
         train_run(dataset, tmp_path / "other", _settings(dataset, 3), False, "tpu", 1, console)
+
+
+def test_train_says_what_minutes_leave_out(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["train", str(dataset), "-o", str(tmp_path / "run"), "--preset", "tiny", "--encoder", "none"]
+    with pytest.raises(SystemExit):
+        main([*command, "--steps", "3", "--device", "cpu"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.startswith("preparing: ") and "not part of --minutes" in said
+    assert "trained 3 steps in 0.0 min" in said
+    assert re.search(r"this call: \d+\.\d min, with preparation, checkpoints and previews", said)
 
 
 def test_a_damaged_dataset_is_refused(tmp_path: Path) -> None:

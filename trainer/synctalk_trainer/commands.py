@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -39,12 +40,12 @@ def prepare(
     ] = False,
     landmarker: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="A copy of face_landmarker.task; downloaded once if left out."),
+        typer.Option(metavar="FILE", help="Another copy of face_landmarker.task than the packaged one."),
     ] = None,
     segmenter: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="A copy of selfie_segmentation.tflite; downloaded once if left out."
+            metavar="FILE", help="Another copy of selfie_segmentation.tflite than the packaged one."
         ),
     ] = None,
     landmark_poses: Annotated[
@@ -105,7 +106,11 @@ def train(
     ] = "default",
     minutes: Annotated[
         float | None,
-        typer.Option(min=0.05, help="Train for so long (30 if neither this nor --steps is given)."),
+        typer.Option(
+            min=0.05,
+            help="Take training steps for so long (30 if neither this nor --steps is given). Preparation, checkpoints and "
+            "previews come on top: a minute or two, shown at the end.",
+        ),
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Train for so many steps instead.")] = None,
     holdout: Annotated[
@@ -162,6 +167,7 @@ def train(
     from .run import Settings
     from .train_command import train_run
 
+    started = time.monotonic()
     if minutes is not None and steps is not None:
         raise TrainingError("both --minutes and --steps are given: choose one")
     settings = Settings(
@@ -179,7 +185,10 @@ def train(
         generic = generic_model() if speech_to_mouth is None else read_generic(speech_to_mouth)
         hearing = Hearing(generic, chosen_encoder(encoder))
     trainer = train_run(dataset, out, settings, resume, device, threads, console, hearing)
-    console.print(f"trained {trainer.clock.step} steps in {trainer.clock.seconds / 60:.1f} min: {out}")
+    console.print(
+        f"trained {trainer.clock.step} steps in {trainer.clock.seconds / 60:.1f} min: {out} (this call: "
+        f"{(time.monotonic() - started) / 60:.1f} min, with preparation, checkpoints and previews)"
+    )
     console.print(f"next: synctalk evaluate {out}, then synctalk export {out} -o {out.name}.avatar")
 
 

@@ -53,6 +53,7 @@ class Settings:
     dataset: str
     preset: str = "default"
     minutes: float | None = 30.0
+    """Of training steps alone: preparation, checkpoints and previews do not count."""
     steps: int | None = None
     """Steps or minutes: exactly one is given."""
     holdout: str = "last"

@@ -68,6 +68,9 @@ def train_run(
         torch.set_num_threads(threads)
         _native.set_threads(threads)
     device = _device(device)
+    console.print(
+        "preparing: reading the clip, and learning which mouth its sound makes (not part of --minutes)"
+    )
     spec = preset(settings.preset)
     if resume:
         settings = settings_of(out)

@@ -59,7 +59,7 @@ def train_audio(
     seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,
     landmarker: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="A copy of face_landmarker.task; downloaded once if left out."),
+        typer.Option(metavar="FILE", help="Another copy of face_landmarker.task than the packaged one."),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where the training stopped, exactly.")

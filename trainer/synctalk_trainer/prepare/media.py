@@ -27,6 +27,8 @@ Picture = NDArray[np.uint8]
 Float = NDArray[np.float32]
 
 FPS, RATE = 25, 16_000
+_SHORT_S, _GOOD_S = 60.0, 120.0
+"""A clip below the first is told how far it is below the second."""
 _LARGEST = 512
 _MULTIPLE = 8
 """Of the side: the upsampler halves it three times."""
@@ -57,6 +59,7 @@ def run_media(work: Workspace, landmarker: Landmarker) -> None:
         _check_length(writer.n / FPS, shortest_s, source)
         n = min(writer.n, math.ceil(round(limit_s * RATE) * FPS / RATE) - first)
     _warn_of_ends(work, source, limit_s, end_s, first, n)
+    _warn_of_length(work, n / FPS)
     work.info.update(n_frames=n, size=size, fps=FPS, source=source.to_dict(), crop=crop.to_dict())
     work.info.update(takes=[[0, n]], first_frame=first)
 
@@ -151,4 +154,14 @@ def _warn_of_ends(
             "short_audio",
             f"the sound ends {spare:.1f} s before the pictures: they are cut there",
             [(n / FPS, n / FPS)],
+        )
+
+
+def _warn_of_length(work: Workspace, seconds: float) -> None:
+    if seconds < _SHORT_S:
+        work.warn(
+            "media",
+            "short_clip",
+            f"the clip has {seconds:.0f} s, {_GOOD_S - seconds:.0f} s below the two minutes that make a good avatar: sounds and sides of "
+            "the head that do not occur are guessed. Film longer if you can.",
         )
