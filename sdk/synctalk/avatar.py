@@ -12,12 +12,11 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from synctalk.audio import as_samples
 from synctalk.backends import Backend, create_backend
 from synctalk.bundle import open_bundle
 from synctalk.consent import Consent, check_consent
@@ -25,10 +24,11 @@ from synctalk.credentials import attach_credentials
 from synctalk.executor import Executor
 from synctalk.expression import Source
 from synctalk.frame import Frame
-from synctalk.media import atomic_path, frame_sound, open_mp4, playable, read_audio
+from synctalk.media import atomic_path, open_mp4
 from synctalk.mock import MockBackend, MockBundle
 from synctalk.paste import Paste
 from synctalk.session import Session, SyncSession
+from synctalk.sound import Audio, FilmSound, open_sound
 from synctalk.stage import Stage
 from synctalk.timeline import Limits, Pace, Timeline
 
@@ -38,9 +38,6 @@ if TYPE_CHECKING:
 __all__ = ["Audio", "Avatar", "Frame", "describe"]
 
 Float = NDArray[np.float32]
-Chunk: TypeAlias = NDArray[Any] | bytes
-Audio: TypeAlias = str | os.PathLike[str] | bytes | NDArray[Any] | Iterable[Chunk]
-"""A file's path or content, samples, or chunks of samples (arrays, or bytes of little-endian 16-bit mono)."""
 
 
 class Avatar:
@@ -120,15 +117,16 @@ class Avatar:
     ) -> Iterator[Frame]:
         """Frames for a sound, ``ceil(fps * seconds)`` of them, each as soon as the sound it needs is there.
 
-        audio: a path; the bytes of a sound file; samples [n] or [n, channels] of int16, int32, uint8 or float; or an
-        iterable of such chunks (or of bytes: little-endian 16-bit mono), which is read no further than needed.
-        sample_rate: Hz, for samples and chunks. rgba: pictures with an alpha of the person (``person_alpha``).
+        audio: a path; the bytes of a sound file; an open binary file; samples [n], [n, channels] or [channels, n]; raw
+        bytes (little-endian 16-bit mono); or an iterable of samples or bytes, which is read no further than needed.
+        sample_rate: Hz, for samples and raw bytes; what has a rate of its own must agree. rgba: pictures with an alpha of the person (``person_alpha``).
         expression: ``generated`` adds blinks, and brows that follow the voice, to the recorded expression; ``recorded``
         is that alone. seed: of the blinks.
-        Raises: MediaError: a sound that cannot be read; ValueError: samples without ``sample_rate``.
+        Raises: MediaError: a sound that cannot be read; ValueError: samples without ``sample_rate``, or not the file's
+        own; TypeError: nothing that could be a sound.
         """
-        chunks, rate = _chunks(audio, sample_rate)
-        return _frames(Timeline(self._stage, rgba=rgba, expression=expression, seed=seed), chunks, rate)
+        sound = open_sound(audio, sample_rate)
+        return _frames(Timeline(self._stage, rgba=rgba, expression=expression, seed=seed), sound, sound.rate)
 
     def save(
         self,
@@ -149,15 +147,13 @@ class Avatar:
         full-size video to put the frames back into, from ``onto``; its own sound is not heard.
         Raises: MediaError: a sound that cannot be read, or a place that cannot be written.
         """
-        if not isinstance(audio, str | os.PathLike | bytes | np.ndarray):
-            sound, sound_rate = None, self.sample_rate
-        else:
-            audio, sample_rate = _whole(audio, sample_rate)
-            sound, sound_rate = playable(audio, sample_rate)
-        frames = self.speak(audio, sample_rate, expression=expression, seed=seed)
+        sound = open_sound(audio, sample_rate)
+        film = FilmSound(sound.rate)
+        timeline = Timeline(self._stage, expression=expression, seed=seed)
+        frames = _frames(timeline, film.through(sound), sound.rate)
         show = (lambda frame: frame.image) if paste is None else self._pasted(paste)
         with atomic_path(path) as unsigned:
-            n_frames = self._write(unsigned, frames, sound, sound_rate, on_frame, show)
+            n_frames = self._write(unsigned, frames, film, on_frame, show)
             if credentials:
                 attach_credentials(unsigned, self._bundle.manifest.id, self._bundle.manifest.name)
         return n_frames
@@ -233,24 +229,22 @@ class Avatar:
         self,
         path: str | os.PathLike[str],
         frames: Iterator[Frame],
-        sound: Float | None,
-        rate: int,
+        film: FilmSound,
         on_frame: Callable[[Frame], None] | None,
         show: Callable[[Frame], NDArray[np.uint8]],
     ) -> int:
-        """Write what is to be shown of frames with ``sound``, or with their own."""
+        """Write what is to be shown of frames, with the sound at its own rate."""
         n_frames = 0
-        with open_mp4(path, self.fps, rate) as writer:
+        with open_mp4(path, self.fps, film.rate) as writer:
             for frame in frames:
-                own = frame.audio if sound is None else frame_sound(sound, rate, frame.index, self.fps)
-                writer.write(show(frame), own)
+                writer.write(show(frame), film.take(frame.index, self.fps, is_last=frame.end_of_speech))
                 n_frames += 1
                 if on_frame is not None:
                     on_frame(frame)
         return n_frames
 
 
-def _frames(timeline: Timeline, chunks: Iterable[NDArray[Any]], rate: int) -> Iterator[Frame]:
+def _frames(timeline: Timeline, chunks: Iterable[Float], rate: int) -> Iterator[Frame]:
     """The frames of a sound, as its chunks are read."""
     for chunk in chunks:
         timeline.push(chunk, rate)
@@ -286,24 +280,3 @@ def describe(bundle: Bundle | MockBundle) -> dict[str, Any]:
         "created": manifest.created,
         "training": manifest.training,
     }
-
-
-def _whole(
-    audio: str | os.PathLike[str] | bytes | NDArray[Any], rate: int | None
-) -> tuple[NDArray[Any], int]:
-    """The samples of a sound that is all there, and their rate."""
-    if not isinstance(audio, np.ndarray):
-        return read_audio(audio)
-    if rate is None:
-        raise ValueError("samples need a sample_rate: speak(samples, sample_rate=16_000)")
-    return audio, rate
-
-
-def _chunks(audio: Audio, rate: int | None) -> tuple[Iterable[NDArray[Any]], int]:
-    """A sound as chunks and their rate. A whole sound is cut, so that the first frame comes soon."""
-    if isinstance(audio, str | os.PathLike | bytes | np.ndarray):
-        samples, own_rate = _whole(audio, rate)
-        return (samples[i : i + own_rate] for i in range(0, len(samples), own_rate)), own_rate
-    if rate is None:
-        raise ValueError("chunks need a sample_rate: speak(chunks, sample_rate=16_000)")
-    return (as_samples(chunk) for chunk in audio), rate

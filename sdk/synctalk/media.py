@@ -5,7 +5,6 @@ Pictures are uint8 [H, W, 3] RGB; sound is float32 mono. PyAV is imported on fir
 
 from __future__ import annotations
 
-import io
 import os
 import tempfile
 import threading
@@ -17,22 +16,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from synctalk.audio import resample, to_mono
+from synctalk.audio import to_mono
 from synctalk.errors import MediaError
+from synctalk.sound import Audio, FilmSound, open_sound
+from synctalk.sound_file import Source, open_media, read_audio, source_name
 
 if TYPE_CHECKING:
-    from av.container import InputContainer, OutputContainer
+    from av.container import OutputContainer
 
 __all__ = [
     "Mp4Writer",
     "VideoFrames",
     "atomic_path",
-    "frame_sound",
     "open_media",
     "open_mp4",
-    "playable",
     "read_audio",
     "read_video",
     "write_mp4",
@@ -40,10 +39,6 @@ __all__ = [
 
 Float = NDArray[np.float32]
 Picture = NDArray[np.uint8]
-Source = str | os.PathLike[str] | bytes
-"""A file's path, or its content."""
-
-_AAC_RATES = (16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
 _BT709 = 1
 _LIMITED_RANGE = 1
 
@@ -71,83 +66,6 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def _name(source: Source) -> str:
-    return f"{len(source)} bytes of media" if isinstance(source, bytes) else str(source)
-
-
-def open_media(source: Source) -> InputContainer:
-    """An open container. Raises: MediaError: no such file, or no media."""
-    import av
-
-    try:
-        file = io.BytesIO(source) if isinstance(source, bytes) else os.fspath(source)
-        return av.open(file, "r", metadata_errors="ignore")
-    except (av.error.FFmpegError, OSError, ValueError) as error:
-        raise MediaError(f"cannot read {_name(source)}: {error}. Give an intact media file.") from error
-
-
-class _Content(io.BytesIO):
-    """Bytes for libsndfile, which in damaged files seeks to before their start."""
-
-    def seek(self, offset: int, whence: int = 0, /) -> int:
-        try:
-            return super().seek(offset, whence)
-        except ValueError:
-            return self.tell()
-
-
-_BLOCK = 1 << 16
-"""Samples read at once: headers may claim any length."""
-
-
-def read_audio(source: Source) -> tuple[Float, int]:
-    """Read the (first) sound of a sound or video file.
-
-    Returns samples float32 [n] mono in -1..1 and their rate in Hz.
-    Raises: MediaError: no such file, no sound inside, or damaged.
-    """
-    import soundfile
-
-    if not isinstance(source, bytes) and not Path(source).is_file():
-        raise MediaError(f"no such file: {source}. Give a sound file, such as a wav, mp3, m4a or mp4.")
-    try:
-        content = _Content(source) if isinstance(source, bytes) else os.fspath(source)
-        with soundfile.SoundFile(content) as file:
-            rate, pieces = int(file.samplerate), [np.zeros(0, np.float32)]
-            while len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):
-                pieces.append(to_mono(block))
-    except (soundfile.LibsndfileError, TypeError):  # not one of its formats: video containers, AAC ...
-        return _decode_audio(source)
-    return _not_empty(np.concatenate(pieces), source), rate
-
-
-def _decode_audio(source: Source) -> tuple[Float, int]:
-    import av
-
-    with closing(open_media(source)) as container:
-        if not container.streams.audio:
-            raise MediaError(f"{_name(source)} has no sound. Give a file with an audio stream.")
-        stream = container.streams.audio[0]
-        if not stream.codec_context or not stream.codec_context.sample_rate:
-            raise MediaError(f"the sound of {_name(source)} has no known coding. Convert it anew.")
-        rate = int(stream.codec_context.sample_rate)
-        try:
-            resampler = av.AudioResampler(format="fltp", layout="mono", rate=rate)
-            pieces = [
-                out.to_ndarray()[0] for frame in container.decode(stream) for out in resampler.resample(frame)
-            ]
-        except (av.error.FFmpegError, ValueError) as error:
-            raise MediaError(f"the sound of {_name(source)} is damaged: {error}. Convert it anew.") from error
-    samples = np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
-    return _not_empty(to_mono(samples), source), rate
-
-
-def _not_empty(samples: Float, source: Source) -> Float:
-    if len(samples) == 0:
-        raise MediaError(f"{_name(source)} holds no samples. Give a sound that lasts.")
-    return samples
-
-
 class VideoFrames:
     """The frames of a video as uint8 [H, W, 3], decoded once and only as far as asked for. Thread-safe.
 
@@ -161,7 +79,7 @@ class VideoFrames:
         self._source = source
         self._container = open_media(source)
         if not self._container.streams.video:
-            raise MediaError(f"{_name(source)} has no video stream.")
+            raise MediaError(f"{source_name(source)} has no video stream.")
         self._container.streams.video[0].thread_type = "SLICE"  # frame threads cost memory and start late
         self._decoded = self._container.decode(video=0)
         self._frames: list[Any] = []
@@ -192,16 +110,16 @@ class VideoFrames:
             return next(self._decoded)
         except StopIteration:
             self._container.close()
-            raise IndexError(f"{_name(self._source)} has {len(self._frames)} frames") from None
+            raise IndexError(f"{source_name(self._source)} has {len(self._frames)} frames") from None
         except av.error.FFmpegError as error:
-            raise MediaError(f"{_name(self._source)} is damaged: {error}.") from error
+            raise MediaError(f"{source_name(self._source)} is damaged: {error}.") from error
 
 
 def read_video(source: Source) -> Picture:
     """All frames of a video, uint8 [P, H, W, 3]. Raises: MediaError: unreadable, empty or damaged."""
     frames = list(VideoFrames(source))
     if not frames:
-        raise MediaError(f"{_name(source)} holds no frames.")
+        raise MediaError(f"{source_name(source)} holds no frames.")
     return np.stack(frames)
 
 
@@ -215,8 +133,8 @@ class Mp4Writer:
         self._n_frames = 0
         self._n_samples = 0
 
-    def write(self, image: Picture, audio: Float | None = None) -> None:
-        """Append a frame, uint8 [H, W, 3], and the samples it plays with, float32 [n] mono."""
+    def write(self, image: Picture, audio: ArrayLike | None = None) -> None:
+        """Append a frame, uint8 [H, W, 3], and the samples it plays with, [n] as ``audio.to_mono`` takes them."""
         import av
 
         if self._video is None:
@@ -226,8 +144,8 @@ class Mp4Writer:
         frame.pts = self._n_frames
         self._n_frames += 1
         self._container.mux(self._video.encode(frame))
-        if audio is not None and self._audio is not None and len(audio):
-            self._write_audio(audio)
+        if audio is not None and self._audio is not None and np.size(audio):
+            self._write_audio(to_mono(audio))
 
     def _start(self, image: Picture) -> None:
         height, width = self._even(image).shape[:2]
@@ -250,7 +168,7 @@ class Mp4Writer:
     def _write_audio(self, audio: Float) -> None:
         import av
 
-        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(audio[None], np.float32), "fltp", "mono")
+        frame = av.AudioFrame.from_ndarray(audio[None], "fltp", "mono")
         frame.sample_rate = self._audio.rate
         frame.pts, frame.time_base = self._n_samples, Fraction(1, self._audio.rate)
         self._n_samples += len(audio)
@@ -289,30 +207,25 @@ def write_mp4(
     path: str | os.PathLike[str],
     frames: Iterable[Picture],
     fps: int,
-    samples: Float | None = None,
+    samples: Audio | None = None,
     rate: int | None = None,
     crf: int = 18,
 ) -> int:
-    """Write frames (uint8 [H, W, 3]) and, if given, their sound (float32 [n] mono at ``rate``); how many frames.
+    """Write frames (uint8 [H, W, 3]) and, if given, as much of their sound as they last; how many frames.
 
-    Raises: MediaError: no frames, or a folder that cannot be written.
+    samples, rate: any sound that ``Avatar.speak`` takes.
+    Raises: MediaError: no frames, no sound, or a folder that cannot be written; ValueError: samples without ``rate``.
     """
-    if samples is not None and rate is None:
-        raise ValueError("samples need a rate: write_mp4(path, frames, fps, samples, 16_000)")
-    sound = None if samples is None or rate is None else playable(samples, rate)
+    if samples is None:
+        film = None
+    else:
+        sound = open_sound(samples, rate)
+        film = FilmSound(sound.rate)
+        for _ in film.through(sound):
+            pass
     n_frames = 0
-    with open_mp4(path, fps, sound and sound[1], crf) as writer:
+    with open_mp4(path, fps, film and film.rate, crf) as writer:
         for image in frames:
-            writer.write(image, sound and frame_sound(*sound, n_frames, fps))
+            writer.write(image, film and film.take(n_frames, fps))
             n_frames += 1
     return n_frames
-
-
-def playable(samples: Float, rate: int) -> tuple[Float, int]:
-    """The sound at a rate that AAC players know: its own, or resampled to 48 kHz."""
-    return (samples, rate) if rate in _AAC_RATES else (resample(samples, rate, 48_000), 48_000)
-
-
-def frame_sound(samples: Float, rate: int, index: int, fps: int) -> Float:
-    """The samples that frame ``index`` plays with."""
-    return samples[index * rate // fps : (index + 1) * rate // fps]
