@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -9,13 +10,12 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
-from synctalk.audio import frame_count
 from synctalk.avatar import Avatar
 from synctalk.errors import MediaError
 from synctalk.expression import Source
 from synctalk.frame import Frame
-from synctalk.media import read_audio
 from synctalk.paste import Paste
+from synctalk.sound_file import claimed_s
 
 __all__ = ["Result", "Task", "is_finished", "plan", "render_threads", "speak_all"]
 
@@ -40,8 +40,9 @@ class Result:
     """Why there is no mp4."""
 
 
-OnFrame = Callable[[Task, Frame, int], None]
-"""Told of each frame, and how many its sound will have; on a thread of its own for each of the jobs."""
+OnFrame = Callable[[Task, Frame, int | None], None]
+"""Told of each frame, and how many its sound will have (as its file claims; None where it does not say); on a thread of
+its own for each of the jobs."""
 
 
 class _StoppedError(Exception):
@@ -106,10 +107,10 @@ def speak_all(
                 on_frame(task, frame, n_frames)
 
         try:
-            samples, rate = read_audio(task.audio)
-            n_frames = frame_count(len(samples), rate, avatar.fps)
-            avatar.save(task.out, samples, rate, on_frame=watch, expression=expression, paste=paste)
-            return Result(task, n_frames, render_ms)
+            claimed = claimed_s(task.audio)
+            n_frames = None if claimed is None else math.ceil(claimed * avatar.fps)
+            n_written = avatar.save(task.out, task.audio, on_frame=watch, expression=expression, paste=paste)
+            return Result(task, n_written, render_ms)
         except Exception as error:  # whatever it is, it is this sound's, and the others go on
             return Result(task, error=error)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
@@ -21,7 +21,7 @@ from synctalk.errors import MediaError
 if TYPE_CHECKING:
     from av.container import InputContainer
 
-__all__ = ["AudioFile", "Source", "container_of", "open_media", "read_audio", "source_name"]
+__all__ = ["AudioFile", "Source", "claimed_s", "container_of", "open_media", "read_audio", "source_name"]
 
 Float = NDArray[np.float32]
 Source = str | os.PathLike[str] | bytes | BinaryIO
@@ -266,6 +266,12 @@ class AudioFile:
                         yield to_mono(out.to_ndarray()[0])
         except (av.error.FFmpegError, ValueError) as error:
             raise MediaError(f"the sound of {self._name} is damaged: {error}. Convert it again.") from error
+
+
+def claimed_s(source: Source) -> float | None:
+    """How long a sound file says it is, seconds; None where it does not. Raises: MediaError: as ``AudioFile``."""
+    with closing(AudioFile(source)) as file:
+        return None if file.n_samples is None else file.n_samples / file.rate
 
 
 def _is_seekable(file: BinaryIO) -> bool:

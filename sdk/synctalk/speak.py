@@ -186,7 +186,7 @@ class _Bars:
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def advance(self, task: Task, frame: Frame, n_frames: int) -> None:
+    def advance(self, task: Task, frame: Frame, n_frames: int | None) -> None:
         if task not in self._bars:
             self._bars[task] = self._progress.add_task(escape(task.audio.name), total=n_frames)
         self._progress.advance(self._bars[task])
