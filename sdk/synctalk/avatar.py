@@ -20,15 +20,17 @@ from numpy.typing import NDArray
 from synctalk.backends import Backend, create_backend
 from synctalk.bundle import open_bundle
 from synctalk.consent import Consent, check_consent
-from synctalk.credentials import attach_credentials
+from synctalk.credentials import attach_credentials, check_credentials
+from synctalk.errors import MediaError
 from synctalk.executor import Executor
 from synctalk.expression import Source
 from synctalk.frame import Frame
-from synctalk.media import atomic_path, open_mp4
+from synctalk.media import least_bytes, open_mp4
 from synctalk.mock import MockBackend, MockBundle
+from synctalk.outputs import atomic_path, check_film, check_space
 from synctalk.paste import Paste
 from synctalk.session import Session, SyncSession
-from synctalk.sound import Audio, FilmSound, open_sound
+from synctalk.sound import Audio, FilmSound, named_file, open_sound
 from synctalk.stage import Stage
 from synctalk.timeline import Limits, Pace, Timeline
 
@@ -92,6 +94,11 @@ class Avatar:
         return avatar
 
     @property
+    def path(self) -> Path | None:
+        """The bundle that was loaded; None for ``mock``."""
+        return getattr(self._bundle, "path", None)
+
+    @property
     def size(self) -> tuple[int, int]:
         """Width and height of a frame, pixels."""
         return self._stage.size
@@ -145,9 +152,16 @@ class Avatar:
         audio, sample_rate, expression, seed: as for ``speak``. on_frame: called after each frame, to show progress. credentials: sign into
         the file that an AI made it (``synctalk.credentials``), where the extra ``provenance`` is installed. paste: the
         full-size video to put the frames back into, from ``onto``; its own sound is not heard.
-        Raises: MediaError: a sound that cannot be read, or a place that cannot be written.
+        Raises: MediaError: a sound that cannot be read; a place that cannot be written, or is one of the inputs; no room;
+        keys that cannot sign. All that can be is checked before the first frame.
         """
+        check_film(path, self.path, named_file(audio), None if paste is None else paste.source)
+        if credentials:
+            check_credentials()
         sound = open_sound(audio, sample_rate)
+        if sound.n_samples is not None:
+            size = self.size if paste is None else paste.size
+            check_space(path, least_bytes(sound.n_samples / sound.rate, size, self.fps))
         film = FilmSound(sound.rate)
         timeline = Timeline(self._stage, expression=expression, seed=seed)
         frames = _frames(timeline, film.through(sound), sound.rate)
@@ -155,8 +169,17 @@ class Avatar:
         with atomic_path(path) as unsigned:
             n_frames = self._write(unsigned, frames, film, on_frame, show)
             if credentials:
-                attach_credentials(unsigned, self._bundle.manifest.id, self._bundle.manifest.name)
+                self._sign(unsigned)
         return n_frames
+
+    def _sign(self, film: Path) -> None:
+        """Raises: MediaError: it cannot be signed; then it is kept under another name."""
+        try:
+            attach_credentials(film, self._bundle.manifest.id, self._bundle.manifest.name)
+        except MediaError as error:
+            kept = film.with_name(f"unsigned{film.name}")
+            film.rename(kept)
+            raise MediaError(f"{error}. The film without credentials is {kept}") from error
 
     def onto(self, source: str | os.PathLike[str]) -> Paste:
         """The full-size video that the avatar was cut from, for ``save(..., paste=...)``; it is looked through once.

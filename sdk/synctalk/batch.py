@@ -14,6 +14,7 @@ from synctalk.avatar import Avatar
 from synctalk.errors import MediaError
 from synctalk.expression import Source
 from synctalk.frame import Frame
+from synctalk.outputs import check_film
 from synctalk.paste import Paste
 from synctalk.sound_file import claimed_s
 
@@ -52,15 +53,14 @@ class _StoppedError(Exception):
 def plan(sounds: Sequence[Path], folder: Path) -> list[Task]:
     """A task for each sound: ``folder/NAME.mp4``.
 
-    Raises: MediaError: two sounds of one name, or a sound that its own mp4 would replace.
+    Raises: MediaError: two sounds of one name, a sound that an mp4 would replace, or a folder that cannot be written.
     """
     tasks = [Task(sound, folder / f"{sound.stem}.mp4") for sound in sounds]
     (out, n_sounds), *_ = Counter(task.out for task in tasks).most_common(1)
     if n_sounds > 1:
         raise MediaError(f"{n_sounds} sounds would become {out}: rename them, or speak them into two folders")
     for task in tasks:
-        if task.out.resolve() == task.audio.resolve():
-            raise MediaError(f"{task.audio} would be replaced by its own mp4: choose another folder with -o")
+        check_film(task.out, task.audio)
     return tasks
 
 

@@ -6,13 +6,11 @@ Pictures are uint8 [H, W, 3] RGB; sound is float32 mono. PyAV is imported on fir
 from __future__ import annotations
 
 import os
-import tempfile
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager, suppress
 from fractions import Fraction
 from itertools import count
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from synctalk.audio import to_mono
 from synctalk.errors import MediaError
+from synctalk.outputs import atomic_path, check_film
 from synctalk.sound import Audio, FilmSound, open_sound
 from synctalk.sound_file import Source, open_media, read_audio, source_name
 
@@ -30,6 +29,7 @@ __all__ = [
     "Mp4Writer",
     "VideoFrames",
     "atomic_path",
+    "least_bytes",
     "open_media",
     "open_mp4",
     "read_audio",
@@ -39,31 +39,10 @@ __all__ = [
 
 Float = NDArray[np.float32]
 Picture = NDArray[np.uint8]
+_SOUND_BYTES_S, _PIXEL_BYTES = 4_000, 0.001
+"""What quiet sound and still pictures take."""
 _BT709 = 1
 _LIMITED_RANGE = 1
-
-
-@contextmanager
-def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A temporary path beside ``path`` that takes its place when the block ends without an error.
-
-    Raises: MediaError: the folder does not exist or cannot be written.
-    """
-    target = Path(path)
-    try:
-        handle, name = tempfile.mkstemp(prefix=f".{target.stem}.", suffix=target.suffix, dir=target.parent)
-    except OSError as error:
-        raise MediaError(f"cannot write {target}: {error.strerror}. Choose a folder that exists.") from error
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 class VideoFrames:
@@ -135,10 +114,14 @@ class Mp4Writer:
 
     def write(self, image: Picture, audio: ArrayLike | None = None) -> None:
         """Append a frame, uint8 [H, W, 3], and the samples it plays with, [n] as ``audio.to_mono`` takes them."""
-        import av
-
         if self._video is None:
             self._start(image)
+        with _told(self._container.name):
+            self._write(image, audio)
+
+    def _write(self, image: Picture, audio: ArrayLike | None) -> None:
+        import av
+
         frame = av.VideoFrame.from_ndarray(self._even(image), format="rgb24")
         frame = frame.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
         frame.pts = self._n_frames
@@ -178,9 +161,10 @@ class Mp4Writer:
         """Write what the encoders still hold. Raises: MediaError: there was no frame."""
         if self._video is None:
             raise MediaError("there are no frames to write. Give a sound that lasts.")
-        self._container.mux(self._video.encode(None))
-        if self._audio is not None:
-            self._container.mux(self._audio.encode(None))
+        with _told(self._container.name):
+            self._container.mux(self._video.encode(None))
+            if self._audio is not None:
+                self._container.mux(self._audio.encode(None))
 
 
 @contextmanager
@@ -195,12 +179,36 @@ def open_mp4(
     """
     import av
 
+    check_film(path)
     with atomic_path(path) as temporary:
         options = {"movflags": "+faststart"}
-        with closing(av.open(temporary, "w", format="mp4", options=options)) as container:
+        container = av.open(str(temporary), "w", format="mp4", options=options)
+        try:
             writer = Mp4Writer(container, fps, rate, crf)
             yield writer
             writer.finish()
+        except BaseException:
+            with suppress(OSError):  # what comes first is told
+                container.close()
+            raise
+        with _told(path):
+            container.close()
+
+
+@contextmanager
+def _told(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Errors of a file system that is full, or gone, in words."""
+    try:
+        yield
+    except OSError as error:
+        raise MediaError(
+            f"cannot write {path}: {error.strerror or error}. Make room, or choose another folder."
+        ) from error
+
+
+def least_bytes(seconds: float, size: tuple[int, int], fps: int) -> float:
+    """Fewer bytes than a film, and its copy while it is signed, can do with. size: width and height, pixels."""
+    return 2.0 * seconds * (_SOUND_BYTES_S + _PIXEL_BYTES * size[0] * size[1] * fps)
 
 
 def write_mp4(

@@ -52,7 +52,7 @@ class Paste:
 
         Raises: MediaError: unreadable, of another size, or not the video that the avatar was made from.
         """
-        self._source, self._place, self._lock = source, placement, threading.Lock()
+        self.source, self._place, self._lock = source, placement, threading.Lock()
         self.size = (placement.width, placement.height)
         x, y, side = round(placement.x), round(placement.y), round(placement.side)
         self._square = slice(y, y + side), slice(x, x + side)
@@ -88,7 +88,7 @@ class Paste:
             times.append(frame.time)
             thumbs.append(_thumb(_upright(frame)[self._square]))
         if not times:
-            raise MediaError(f"{self._source} holds no pictures. Give an intact video.")
+            raise MediaError(f"{self.source} holds no pictures. Give an intact video.")
         seen = np.array(times)
         clock = self._sound_start(seen[0]) + np.arange(round((seen[-1] - seen[0]) * fps) + 2) / fps
         clock = clock[(clock >= seen[0] - 0.5 / fps) & (clock <= seen[-1] + 0.5 / fps)]
@@ -97,7 +97,7 @@ class Paste:
 
     def _sound_start(self, otherwise: float) -> float:
         """Seconds of the first sample: the clock that the avatar's frames were taken on."""
-        with closing(open_media(self._source)) as container:
+        with closing(open_media(self.source)) as container:
             audio = container.streams.audio
             if not audio or audio[0].start_time is None or audio[0].time_base is None:
                 return otherwise
@@ -108,7 +108,7 @@ class Paste:
         place = self._place
         if (width, height) != (place.width, place.height):
             raise MediaError(
-                f"{self._source} is {width} x {height}, the avatar was cut from a video of {place.width} x {place.height}: "
+                f"{self.source} is {width} x {height}, the avatar was cut from a video of {place.width} x {place.height}: "
                 "give the very video that `synctalk prepare` was given"
             )
 
@@ -117,7 +117,7 @@ class Paste:
         n_track, n_starts = len(stage.track), len(thumbs) - len(stage.track) + 1
         if n_starts < 1:
             raise MediaError(
-                f"{self._source} has {len(thumbs)} pictures, the avatar's motion {n_track}: give the whole video that it "
+                f"{self.source} has {len(thumbs)} pictures, the avatar's motion {n_track}: give the whole video that it "
                 "was made from"
             )
         probes = np.unique(np.linspace(0, n_track - 1, _PROBES).astype(int))
@@ -130,7 +130,7 @@ class Paste:
         same = np.mean(np.abs(thumbs[first + probes].astype(np.int16) - plates) < _SAME)
         if same < _LEAST_SAME:
             raise MediaError(
-                f"{self._source} is not the video that the avatar was made from: its pictures agree with torso and "
+                f"{self.source} is not the video that the avatar was made from: its pictures agree with torso and "
                 f"background in {same:.0%} of their area at best. Give the video that `synctalk prepare` was given."
             )
         return first
@@ -161,10 +161,10 @@ class Paste:
         """Frames in the order they are shown, from the last key frame before ``start_s`` on."""
         import av
 
-        with closing(open_media(self._source)) as container:
+        with closing(open_media(self.source)) as container:
             if not container.streams.video:
                 raise MediaError(
-                    f"{self._source} has no video stream. Give the video that the avatar was made from."
+                    f"{self.source} has no video stream. Give the video that the avatar was made from."
                 )
             stream = container.streams.video[0]
             try:
@@ -172,7 +172,7 @@ class Paste:
                     container.seek(int(start_s / stream.time_base), stream=stream)
                 yield from (frame for frame in container.decode(stream) if frame.time is not None)
             except av.error.FFmpegError as error:
-                raise MediaError(f"{self._source} is damaged: {error}. Convert it again.") from error
+                raise MediaError(f"{self.source} is damaged: {error}. Convert it again.") from error
 
 
 def _upright(frame: Any) -> Picture:

@@ -25,7 +25,17 @@ from synctalk.audio import Resampler, channels_last, downmix, whole_rate
 from synctalk.errors import MediaError
 from synctalk.sound_file import AudioFile, container_of, source_name
 
-__all__ = ["Audio", "Chunk", "FilmSound", "SampleStream", "Sound", "duration_s", "open_sound", "to_int16"]
+__all__ = [
+    "Audio",
+    "Chunk",
+    "FilmSound",
+    "SampleStream",
+    "Sound",
+    "duration_s",
+    "named_file",
+    "open_sound",
+    "to_int16",
+]
 
 Float = NDArray[np.float32]
 Bytes: TypeAlias = bytes | bytearray | memoryview
@@ -301,6 +311,14 @@ def open_sound(audio: Audio, sample_rate: int | None = None) -> Sound:
         )
         raise TypeError(f"{type(audio).__name__} is no sound: {remedy}")
     return _of_chunks(iter(cast("Iterable[Chunk]", audio)), rate)
+
+
+def named_file(audio: object) -> Path | None:
+    """The file that a sound is read from, where it has a name."""
+    if isinstance(audio, str | os.PathLike):
+        return Path(audio)
+    name = getattr(audio, "name", None) if hasattr(audio, "read") else None
+    return Path(name) if isinstance(name, str) else None
 
 
 def _needed(rate: int | None, what: str) -> int:
