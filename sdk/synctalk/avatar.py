@@ -12,7 +12,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ from synctalk.credentials import attach_credentials, check_credentials
 from synctalk.errors import MediaError
 from synctalk.executor import Executor
 from synctalk.expression import Source
+from synctalk.forks import renew_in_children
 from synctalk.frame import Frame
 from synctalk.media import least_bytes, open_mp4
 from synctalk.mock import MockBackend, MockBundle
@@ -51,6 +52,17 @@ class Avatar:
         self._stage = Stage(bundle, backend, watermark=watermark)
         self._executor: Executor | None = None
         self._executor_lock = threading.Lock()
+        renew_in_children(self)
+
+    def renew_after_fork(self) -> None:
+        """A child uses the weights that its parent loaded."""
+        self._executor_lock = threading.Lock()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "an avatar cannot be pickled: give the other process the bundle's path, and load it there with "
+            "Avatar.from_bundle"
+        )
 
     @staticmethod
     def from_bundle(

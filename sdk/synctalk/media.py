@@ -11,13 +11,14 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from fractions import Fraction
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from synctalk.audio import to_mono
 from synctalk.errors import MediaError
+from synctalk.forks import renew_in_children
 from synctalk.outputs import atomic_path, check_film
 from synctalk.sound import Audio, FilmSound, open_sound
 from synctalk.sound_file import Source, open_media, read_audio, source_name
@@ -41,6 +42,8 @@ Float = NDArray[np.float32]
 Picture = NDArray[np.uint8]
 _SOUND_BYTES_S, _PIXEL_BYTES = 4_000, 0.001
 """What quiet sound and still pictures take."""
+_LEFT_BEHIND: list[Any] = []
+"""Of a parent, by forked children: to close it would wait for its threads."""
 _BT709 = 1
 _LIMITED_RANGE = 1
 
@@ -56,21 +59,37 @@ class VideoFrames:
         from av.video.reformatter import VideoReformatter
 
         self._source = source
-        self._container = open_media(source)
-        if not self._container.streams.video:
-            raise MediaError(f"{source_name(source)} has no video stream.")
-        self._container.streams.video[0].thread_type = "SLICE"  # frame threads cost memory and start late
-        self._decoded = self._container.decode(video=0)
         self._frames: list[Any] = []
-        self._to_rgb = VideoReformatter()
+        self._reformatter = VideoReformatter
+        self._begin(0)
+        renew_in_children(self)
+
+    def _begin(self, n_decoded: int) -> None:
+        self._container = open_media(self._source)
+        stream = self._container.streams.best("video")
+        if stream is None:
+            raise MediaError(f"{source_name(self._source)} has no video stream.")
+        # Frame threads cost memory and start late; plates have one slice; and a forked child would wait for threads.
+        stream.codec_context.thread_count = 1
+        self._decoded = self._container.decode(cast("Any", stream))
+        for _ in range(n_decoded):
+            next(self._decoded)
+        self._to_rgb = self._reformatter()
         self._lock = threading.Lock()
+
+    def renew_after_fork(self) -> None:
+        """Go on; begin again where a thread was decoding in that moment."""
+        if self._lock.locked():
+            _LEFT_BEHIND.append((self._container, self._decoded, self._to_rgb))
+            self._begin(len(self._frames))
 
     def __getitem__(self, index: int) -> Picture:
         """Frame ``index`` >= 0. Raises: IndexError: past the end; MediaError: damaged."""
         with self._lock:
             while len(self._frames) <= index:
                 self._frames.append(self._decode())
-            picture = self._to_rgb.reformat(self._frames[index], format="rgb24").to_ndarray()
+            rgb = self._to_rgb.reformat(self._frames[index], format="rgb24", threads=1)
+            picture = rgb.to_ndarray()
         picture.setflags(write=False)
         return np.asarray(picture, np.uint8)
 

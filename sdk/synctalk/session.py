@@ -25,6 +25,7 @@ from synctalk.audio import whole_rate
 from synctalk.control import Control
 from synctalk.errors import CapacityError
 from synctalk.executor import Executor
+from synctalk.forks import Birthplace
 from synctalk.frame import Frame
 from synctalk.sound import Audio, Chunk, SampleStream, Sound, duration_s, open_sound
 from synctalk.stage import Stage
@@ -49,6 +50,13 @@ class _Base(ABC):
         self._timeline, self._executor = timeline, executor
         self._is_consumed = False
         self._n_interruptions = 0
+        self._birthplace = Birthplace()
+
+    def _check_process(self) -> None:
+        if not self._birthplace.is_here:
+            raise RuntimeError(
+                "this session was opened before the process was forked, and goes on in the parent: open another here"
+            )
 
     @property
     def control(self) -> Control:
@@ -62,6 +70,7 @@ class _Base(ABC):
 
     def flush(self) -> None:
         """End the utterance: its last frames come without waiting for more sound, the very last with ``end_of_speech``."""
+        self._check_process()
         self._timeline.flush()
         self._executor.wake()
 
@@ -71,6 +80,7 @@ class _Base(ABC):
         Returns how much of the current sound was handed out and how much is dropped; with nothing to say, zeros. After
         it returns no older frame is taken, but for one that another thread is taking right now.
         """
+        self._check_process()
         self._n_interruptions += 1
         report = self._timeline.interrupt()
         self._executor.wake()
@@ -80,6 +90,7 @@ class _Base(ABC):
     clear_buffer = interrupt
 
     def _push(self, chunk: Chunk, sample_rate: int) -> None:
+        self._check_process()
         self._timeline.push(chunk, sample_rate)
         self._executor.wake()
 
@@ -88,6 +99,7 @@ class _Base(ABC):
         return not timeline.is_closed and not timeline.has_room(duration_s(chunk, sample_rate))
 
     def _take(self) -> Frame | None:
+        self._check_process()
         frame = self._timeline.take(self._executor.clock())
         if frame is not None:
             self._executor.wake()  # there is room
@@ -105,6 +117,7 @@ class _Base(ABC):
         return self._timeline.is_closed or self._timeline.is_drained
 
     def _begin(self) -> None:
+        self._check_process()
         if self._is_consumed:
             raise RuntimeError("somebody waits for this session's frames already: one consumer at a time")
         self._is_consumed = True
@@ -117,6 +130,8 @@ class _Base(ABC):
         )
 
     def _close(self) -> None:
+        if not self._birthplace.is_here:
+            return  # it goes on in the parent
         self._timeline.close()
         self._executor.remove(self._timeline)
         self._ring()
@@ -135,7 +150,8 @@ class Session(_Base):
         self._bell, self._room = _Bell(), _Bell()
 
     async def __aenter__(self) -> Session:
-        """Raises: CapacityError: no room for one more, with the reason."""
+        """Raises: CapacityError: no room for one more, with the reason; RuntimeError: another process made it."""
+        self._check_process()
         self._bell.bind()
         self._room.bind()
         await asyncio.to_thread(self._executor.probe, self._timeline.stage)
@@ -159,6 +175,7 @@ class Session(_Base):
         Raises: MediaError: no sound; ValueError: another rate inside an utterance; CapacityError: it waited and no
         frame was taken; RuntimeError: the session is closed.
         """
+        self._check_process()
         sample_rate, generation = whole_rate(sample_rate), self._timeline.generation
         while self._must_wait(chunk, sample_rate):
             if not await self._room.wait(self._timeline.limits.stall_s):
@@ -331,7 +348,8 @@ class SyncSession(_Base):
         self._is_rung = False
 
     def __enter__(self) -> SyncSession:
-        """Raises: CapacityError: no room for one more, with the reason."""
+        """Raises: CapacityError: no room for one more, with the reason; RuntimeError: another process made it."""
+        self._check_process()
         self._executor.add(self._timeline, self._ring)
         return self
 
@@ -346,6 +364,7 @@ class SyncSession(_Base):
 
     def push_audio(self, chunk: Chunk, sample_rate: int) -> None:
         """As ``Session.push_audio``. It waits for room only while another thread takes frames."""
+        self._check_process()
         sample_rate, generation = whole_rate(sample_rate), self._timeline.generation
         while self._must_wait(chunk, sample_rate):
             with self._condition:

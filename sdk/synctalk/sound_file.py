@@ -243,6 +243,9 @@ class AudioFile:
         stream = self._container.streams.best("audio")
         if stream is None:
             raise MediaError(f"{self._name} has no sound. Give a file with an audio stream.")
+        if not stream.codec_context:  # spatial sound of a telephone, beside plain stereo
+            known = [one for one in self._container.streams.audio if one.codec_context]
+            stream = known[0] if known else stream
         context: Any = stream.codec_context
         if not context or not context.sample_rate:
             raise MediaError(f"the sound of {self._name} has no known coding. Convert it again.")
