@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +15,7 @@ from synctalk.expression import Source
 from synctalk.frame import Frame
 from synctalk.outputs import check_film
 from synctalk.paste import Paste
-from synctalk.sound_file import claimed_s
+from synctalk.sound_file import claimed_frames
 
 __all__ = ["Result", "Task", "is_finished", "plan", "render_threads", "speak_all"]
 
@@ -107,8 +106,7 @@ def speak_all(
                 on_frame(task, frame, n_frames)
 
         try:
-            claimed = claimed_s(task.audio)
-            n_frames = None if claimed is None else math.ceil(claimed * avatar.fps)
+            n_frames = claimed_frames(task.audio, avatar.fps)
             n_written = avatar.save(task.out, task.audio, on_frame=watch, expression=expression, paste=paste)
             return Result(task, n_written, render_ms)
         except Exception as error:  # whatever it is, it is this sound's, and the others go on

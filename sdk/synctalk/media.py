@@ -67,8 +67,8 @@ class VideoFrames:
     def _begin(self, n_decoded: int) -> None:
         self._container = open_media(self._source)
         stream = self._container.streams.best("video")
-        if stream is None:
-            raise MediaError(f"{source_name(self._source)} has no video stream.")
+        if stream is None or not stream.codec_context:
+            raise MediaError(f"{source_name(self._source)} has no video stream that can be read.")
         # Frame threads cost memory and start late; plates have one slice; and a forked child would wait for threads.
         stream.codec_context.thread_count = 1
         self._decoded = self._container.decode(cast("Any", stream))
@@ -124,8 +124,10 @@ def read_video(source: Source) -> Picture:
 class Mp4Writer:
     """Appends frames and sound to an open mp4; see ``open_mp4``."""
 
-    def __init__(self, container: OutputContainer, fps: int, rate: int | None, crf: int) -> None:
-        self._container, self._fps, self._rate, self._crf = container, fps, rate, crf
+    def __init__(
+        self, container: OutputContainer, path: str | os.PathLike[str], fps: int, rate: int | None, crf: int
+    ) -> None:
+        self._container, self._path, self._fps, self._rate, self._crf = container, path, fps, rate, crf
         self._video: Any = None
         self._audio: Any = None
         self._n_frames = 0
@@ -135,7 +137,7 @@ class Mp4Writer:
         """Append a frame, uint8 [H, W, 3], and the samples it plays with, [n] as ``audio.to_mono`` takes them."""
         if self._video is None:
             self._start(image)
-        with _told(self._container.name):
+        with _told(self._path):
             self._write(image, audio)
 
     def _write(self, image: Picture, audio: ArrayLike | None) -> None:
@@ -180,7 +182,7 @@ class Mp4Writer:
         """Write what the encoders still hold. Raises: MediaError: there was no frame."""
         if self._video is None:
             raise MediaError("there are no frames to write. Give a sound that lasts.")
-        with _told(self._container.name):
+        with _told(self._path):
             self._container.mux(self._video.encode(None))
             if self._audio is not None:
                 self._container.mux(self._audio.encode(None))
@@ -203,11 +205,11 @@ def open_mp4(
         options = {"movflags": "+faststart"}
         container = av.open(str(temporary), "w", format="mp4", options=options)
         try:
-            writer = Mp4Writer(container, fps, rate, crf)
+            writer = Mp4Writer(container, path, fps, rate, crf)
             yield writer
             writer.finish()
         except BaseException:
-            with suppress(OSError):  # what comes first is told
+            with suppress(OSError, av.error.FFmpegError):  # what comes first is told
                 container.close()
             raise
         with _told(path):
@@ -217,9 +219,11 @@ def open_mp4(
 @contextmanager
 def _told(path: str | os.PathLike[str]) -> Iterator[None]:
     """Errors of a file system that is full, or gone, in words."""
+    import av
+
     try:
         yield
-    except OSError as error:
+    except (OSError, av.error.FFmpegError) as error:
         raise MediaError(
             f"cannot write {path}: {error.strerror or error}. Make room, or choose another folder."
         ) from error

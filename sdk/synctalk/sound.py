@@ -11,7 +11,7 @@ import os
 import struct
 from array import array
 from collections import deque
-from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping, Set
+from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping, Set, Sized
 from dataclasses import dataclass
 from itertools import chain
 from numbers import Number
@@ -31,6 +31,7 @@ __all__ = [
     "FilmSound",
     "SampleStream",
     "Sound",
+    "as_array",
     "duration_s",
     "named_file",
     "open_sound",
@@ -58,7 +59,7 @@ _HEAD = 4096
 _READ = 1 << 16
 _UNKNOWN = (0, 0xFFFF_FFFF)
 """Sizes in a wav's header that mean: until the end."""
-_LONGEST_HEADER = 1 << 20
+_LONGEST_HEADER = 1 << 16
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
 _AAC_RATES = (16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
 """Rates that players of AAC know."""
@@ -79,7 +80,7 @@ class _Layout:
         return self.channels * self.bits // 8
 
     def read(self, data: bytes) -> NDArray[Any]:
-        """[n, channels], or [n] of one channel. data: whole blocks."""
+        """[n], of several channels their mean. data: whole blocks."""
         if self.bits == 24:
             wide = np.zeros((len(data) // 3, 4), np.uint8)
             wide[:, 1:] = np.frombuffer(data, np.uint8).reshape(-1, 3)
@@ -247,15 +248,8 @@ def duration_s(chunk: Chunk, rate: int) -> float:
     """About how long a chunk lasts: raw bytes are taken as 16-bit mono."""
     if _is_bytes(chunk):
         return memoryview(cast("Bytes", chunk)).nbytes / 2 / max(1, rate)
-    shape = getattr(chunk, "shape", None)
-    n = (
-        max(shape, default=0)
-        if shape is not None
-        else len(cast("Any", chunk))
-        if hasattr(chunk, "__len__")
-        else 0
-    )
-    return float(n) / max(1, rate)
+    shape = getattr(chunk, "shape", None) or (len(chunk) if isinstance(chunk, Sized) else 0,)
+    return float(max(shape)) / max(1, rate)
 
 
 def to_int16(mono: Float) -> NDArray[np.int16]:
@@ -296,20 +290,13 @@ def open_sound(audio: Audio, sample_rate: int | None = None) -> Sound:
         return _of_open_file(cast("BinaryIO", audio), rate)
     if _is_samples(audio):
         return _of_samples(as_array(cast("Chunk", audio)), _needed(rate, "samples"))
-    if (
-        isinstance(audio, AsyncIterable)
-        or not isinstance(audio, Iterable)
-        or isinstance(audio, Mapping | Set)
-    ):
-        remedy = (
-            _EXPECTED
-            if not isinstance(audio, AsyncIterable)
-            else (
-                "an async iterable needs a session: async with avatar.session() as session: "
-                "async for frame in session.speak(chunks, sample_rate)"
-            )
+    if isinstance(audio, AsyncIterable):
+        raise TypeError(
+            f"{type(audio).__name__} is asynchronous and needs a session: async with avatar.session() as session: "
+            "async for frame in session.speak(chunks, sample_rate)"
         )
-        raise TypeError(f"{type(audio).__name__} is no sound: {remedy}")
+    if not isinstance(audio, Iterable) or isinstance(audio, Mapping | Set):
+        raise TypeError(f"{type(audio).__name__} is no sound: {_EXPECTED}")
     return _of_chunks(iter(cast("Iterable[Chunk]", audio)), rate)
 
 

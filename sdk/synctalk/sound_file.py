@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from synctalk.audio import to_mono
+from synctalk.audio import downmix, frame_count
 from synctalk.errors import MediaError
 
 if TYPE_CHECKING:
     from av.container import InputContainer
 
-__all__ = ["AudioFile", "Source", "claimed_s", "container_of", "open_media", "read_audio", "source_name"]
+__all__ = ["AudioFile", "Source", "claimed_frames", "container_of", "open_media", "read_audio", "source_name"]
 
 Float = NDArray[np.float32]
 Source = str | os.PathLike[str] | bytes | BinaryIO
@@ -149,6 +149,7 @@ class AudioFile:
         self._name = source_name(source)
         self._is_own = isinstance(source, str | os.PathLike | bytes)
         self._container: InputContainer | None = None
+        self._n_bytes: int | None = None
         self._file: BinaryIO | None = None
         self._file = file = self._open(source)
         try:
@@ -206,7 +207,7 @@ class AudioFile:
         start = opened.tell()
         head = opened.read(_HEAD)
         opened.seek(0, os.SEEK_END)
-        n_bytes = opened.tell() - start
+        self._n_bytes = opened.tell() - start
         opened.seek(start)
         try:
             file = soundfile.SoundFile(_Content(opened))
@@ -215,7 +216,7 @@ class AudioFile:
             first = np.zeros((0, 1), np.float32)  # not one of its formats: video containers, AAC ...
         if len(first):
             self.rate = int(file.samplerate)
-            self.n_samples = _believed(int(file.frames), self.rate, n_bytes)
+            self.n_samples = self._believed(int(file.frames))
             return self._read(file, first)
         opened.seek(start)
         if not self._is_trusted:
@@ -224,13 +225,18 @@ class AudioFile:
             return self._decode(self._source)
         return self._decode(opened)  # a stream, whose header says that nothing follows
 
+    def _believed(self, n_samples: int) -> int | None:
+        """A length that a header claims, where the file may hold so much."""
+        most = None if self._n_bytes is None else self._n_bytes * self.rate // _LEAST_BYTES_S
+        return n_samples if n_samples > 0 and (most is None or n_samples <= most) else None
+
     def _read(self, file: Any, first: NDArray[np.float32]) -> Iterator[Float]:
         import soundfile
 
         block = first
         try:
             while len(block):
-                yield to_mono(block)
+                yield downmix(block)
                 block = file.read(_BLOCK, dtype="float32", always_2d=True)
         except (soundfile.LibsndfileError, RuntimeError) as error:
             raise MediaError(f"{self._name} is damaged: {error}. Convert it again.") from error
@@ -255,7 +261,7 @@ class AudioFile:
             )
         self.rate, self.n_samples = int(context.sample_rate), None
         if stream.duration is not None and stream.time_base is not None:
-            self.n_samples = max(0, int(stream.duration * stream.time_base * self.rate)) or None
+            self.n_samples = self._believed(int(stream.duration * stream.time_base * self.rate))
         return self._decoded(self._container.decode(cast("Any", stream)))
 
     def _decoded(self, frames: Iterable[Any]) -> Iterator[Float]:
@@ -266,25 +272,21 @@ class AudioFile:
             for frame in frames:
                 for out in resampler.resample(frame):
                     if out.samples:
-                        yield to_mono(out.to_ndarray()[0])
+                        yield downmix(out.to_ndarray()[0])
         except (av.error.FFmpegError, ValueError) as error:
             raise MediaError(f"the sound of {self._name} is damaged: {error}. Convert it again.") from error
 
 
-def claimed_s(source: Source) -> float | None:
-    """How long a sound file says it is, seconds; None where it does not. Raises: MediaError: as ``AudioFile``."""
+def claimed_frames(source: Source, fps: int) -> int | None:
+    """Frames that a sound lasts, as its file says; None where it does not. Raises: MediaError: as ``AudioFile``."""
     with closing(AudioFile(source)) as file:
-        return None if file.n_samples is None else file.n_samples / file.rate
+        return None if file.n_samples is None else frame_count(file.n_samples, file.rate, fps)
 
 
 def _is_seekable(file: BinaryIO) -> bool:
     return (
         hasattr(file, "seek") and hasattr(file, "tell") and (not hasattr(file, "seekable") or file.seekable())
     )
-
-
-def _believed(n_samples: int, rate: int, n_bytes: int) -> int | None:
-    return n_samples if 0 < n_samples <= n_bytes * rate // _LEAST_BYTES_S else None
 
 
 def _untrusted(head: bytes) -> str:
