@@ -97,7 +97,7 @@ CLIPS: dict[str, Callable[[Path], Path]] = {
     "live MKV": lambda folder: write(folder / "a.mkv", "matroska", "libx264", "aac", options={"live": "1"}),
     "edit list": lambda folder: write(folder / "a.mp4", "mp4", "libx264", "aac", start_s=0.4),
     "fragments": lambda folder: write(
-        folder / "a.mp4", "mp4", "libx264", "aac", options={"movflags": "frag_keyframe+empty_moov"}
+        folder / "a.mp4", "mp4", "libx264", "aac", options={"movflags": "frag_keyframe+empty_moov+delay_moov"}
     ),
     "MOV with a cover": lambda folder: write(folder / "a.mov", "mov", "libx264", "aac", first=_cover),
     "MP4 with a cover": lambda folder: write(folder / "a.mp4", "mp4", "libx264", "aac", first=_cover),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,13 +31,24 @@ def check_output(target: str | os.PathLike[str], *inputs: str | os.PathLike[str]
             raise MediaError(
                 f"{path} is an input ({source}) and would be replaced: choose another name with -o"
             )
-    if path.is_dir():
-        raise MediaError(f"cannot write {path}: it is a folder. Give the name of a file in it.")
-    if path.exists() and not path.is_file():
-        raise MediaError(f"cannot write {path}: it is no ordinary file. Choose another name.")
-    if path.exists() and not os.access(path, os.W_OK):
-        raise MediaError(f"cannot write {path}: it is write-protected. Choose another name.")
+    if reason := _why_not(path):
+        raise MediaError(f"cannot write {path}: {reason}. Choose another name.")
     _temporary(path).unlink()
+
+
+def _why_not(path: Path) -> str | None:
+    """Why what is there cannot be replaced, or None."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return error.strerror
+    if stat.S_ISDIR(mode):
+        return "it is a folder"
+    if not stat.S_ISREG(mode):
+        return "it is no ordinary file"
+    return None if os.access(path, os.W_OK) else "it is write-protected"
 
 
 def _is_same(target: Path, source: Path) -> bool:

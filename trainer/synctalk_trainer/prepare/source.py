@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -153,16 +154,26 @@ def sample_frames(path: Path, n: int, duration_s: float) -> Iterator[Picture]:
     with closing(_open(path)) as container:
         stream = _pictures(container)
         start = stream.start_time or 0
+        picture: Picture | None = None
         for i in range(n):
             offset = round((i + 0.5) / n * duration_s / float(stream.time_base or 1))
             try:
-                container.seek(start + offset, stream=stream)
-                frames = container.decode(stream)
-                for _, frame in zip(range(1 + 5 * (i % 3)), frames, strict=False):
-                    last = frame
-                yield _upright(last, stream.sample_aspect_ratio)
-            except (av.error.FFmpegError, UnboundLocalError) as error:
+                found = _after(container, stream, start + offset, 1 + 5 * (i % 3))
+                if found is None and picture is None:  # behind the last key frame that can be found
+                    found = _after(container, stream, start, 1)
+            except av.error.FFmpegError as error:
                 raise MediaError(f"{path} is damaged: {error}. Convert or download it again.") from None
+            picture = picture if found is None else found
+            if picture is None:
+                raise MediaError(f"{path} has no pictures. Give an intact video.")
+            yield picture
+
+
+def _after(container: InputContainer, stream: Any, time: int, n: int) -> Picture | None:
+    """The ``n``-th picture from a time on, or the last one; None where there is none."""
+    container.seek(time, stream=stream)
+    frames = list(islice(container.decode(stream), n))
+    return _upright(frames[-1], stream.sample_aspect_ratio) if frames else None
 
 
 def decode_sound(path: Path) -> tuple[float, int, Float]:
