@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from synctalk.audio import to_mono
+from synctalk.audio import to_mono, whole_rate
 from synctalk.errors import MediaError
 from synctalk.forks import renew_in_children
 from synctalk.outputs import atomic_path, check_film
@@ -200,6 +200,7 @@ def open_mp4(
     """
     import av
 
+    rate = None if rate is None else whole_rate(rate)
     check_film(path)
     with atomic_path(path) as temporary:
         options = {"movflags": "+faststart"}

@@ -159,8 +159,8 @@ def sample_frames(path: Path, n: int, duration_s: float) -> Iterator[Picture]:
             offset = round((i + 0.5) / n * duration_s / float(stream.time_base or 1))
             try:
                 found = _after(container, stream, start + offset, 1 + 5 * (i % 3))
-                if found is None and picture is None:  # behind the last key frame that can be found
-                    found = _after(container, stream, start, 1)
+                if found is None and picture is None:  # behind the last key frame
+                    found = next((first for _, first in decode_frames(path)), None)
             except av.error.FFmpegError as error:
                 raise MediaError(f"{path} is damaged: {error}. Convert or download it again.") from None
             picture = picture if found is None else found
