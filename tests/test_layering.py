@@ -15,11 +15,12 @@ ROOT = Path(__file__).resolve().parents[1]
 SDK = ROOT / "sdk" / "synctalk"
 
 LAYERS = (
-    {"errors", "rows", "_version", "_native"},
-    {"keys", "spec"},
-    {"geometry", "prosody"},
+    {"errors", "forks", "rows", "_version", "_native"},
+    {"keys", "outputs", "spec"},
+    {"geometry", "pictures", "prosody"},
     {"audio", "control", "frame", "manifest", "render", "watermark"},
-    {"voice"},
+    {"sound_file", "voice"},
+    {"sound"},
     {"bundle", "consent", "media", "condition", "track"},
     {"credentials", "signing", "tensorrt"},
     {"backends", "expression", "gpu", "idle"},

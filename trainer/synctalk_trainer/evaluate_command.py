@@ -67,7 +67,7 @@ def _evaluate(
     ] = None,
     landmarker: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="A copy of face_landmarker.task; downloaded once if left out."),
+        typer.Option(metavar="FILE", help="Another copy of face_landmarker.task than the packaged one."),
     ] = None,
     lpips: Annotated[
         Path | None,
