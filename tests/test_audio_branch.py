@@ -19,7 +19,8 @@ from synctalk_trainer.audio_visual.export import write_model
 from synctalk_trainer.audio_visual.networks import N_MEASURES, OUTPUTS, SpeechToMouth
 from synctalk_trainer.dataset import Dataset
 from synctalk_trainer.generic_fit import FilmedMouth, fit_generic
-from synctalk_trainer.run import Settings
+from synctalk_trainer.refit import refit
+from synctalk_trainer.run import Settings, load_run
 from synctalk_trainer.scene import Scene
 from synctalk_trainer.train import start
 from tiny_dataset import write_tiny_dataset
@@ -69,21 +70,20 @@ def _fitted(model: SpeechEncoder, n: int = 400) -> tuple[GenericEncoder, FilmedM
 
 def test_the_map_is_the_films_geometry(model: SpeechEncoder) -> None:
     encoder, film, _ = _fitted(model)
-    said = torch.cat([film.measures, torch.zeros(len(film.measures), len(OUTPUTS) - N_MEASURES)], dim=1)
+    said = torch.cat([film.measures, torch.tensor([[-10.0, 10.0]]).expand(len(film.measures), -1)], dim=1)
     got = encoder.generic_condition(said)[40:]
     assert float((got - film.target[40:]).std() / film.target[40:].std()) < 0.1
 
 
 def test_lips_shut_and_rest_where_the_model_says_so(model: SpeechEncoder) -> None:
     encoder, film, _ = _fitted(model)
-    open_ = torch.full((1, N_CONDITION), 3.0)
-    said = torch.zeros(1, len(OUTPUTS))
+    said = torch.full((1, len(OUTPUTS)), 1.5)
     said[0, N_MEASURES:] = torch.tensor([10.0, 10.0])  # shut, speaking
-    torch.testing.assert_close(encoder.finished(open_, said), encoder.shut[None], atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(encoder.generic_condition(said), encoder.shut[None], atol=1e-3, rtol=1e-3)
     said[0, N_MEASURES:] = torch.tensor([-10.0, -10.0])  # open, nobody speaks
-    torch.testing.assert_close(encoder.finished(open_, said), encoder.rest[None], atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(encoder.generic_condition(said), encoder.rest[None], atol=1e-3, rtol=1e-3)
     said[0, N_MEASURES:] = torch.tensor([-10.0, 10.0])
-    torch.testing.assert_close(encoder.finished(open_, said), open_, atol=1e-3, rtol=1e-3)
+    assert float((encoder.generic_condition(said) - encoder.shut).abs().max()) > 1
     torch.testing.assert_close(encoder.rest, film.target[:40].mean(dim=0), atol=1e-4, rtol=1e-4)
 
 
@@ -245,3 +245,23 @@ def test_runs_of_older_versions_are_not_gone_on_with(tmp_path: Path) -> None:
             tmp_path / "run",
             "cpu",
         )
+
+
+def test_an_older_run_follows_any_voice_after_a_refit(tmp_path: Path, model: SpeechEncoder) -> None:
+    """The field stays as it was; only what listens changes."""
+    data = write_tiny_dataset(tmp_path / "data")
+    spec = preset("tiny")
+    trainer = start(
+        Scene(Dataset.open(data), spec), spec, Settings(str(data), "tiny", steps=1), tmp_path / "old"
+    )
+    trainer.save()
+    figures = refit(tmp_path / "old", tmp_path / "new", hearing=Hearing(model))
+    assert np.isfinite(figures["generic_correlation"])
+    old, new = load_run(tmp_path / "old"), load_run(tmp_path / "new")
+    torch.testing.assert_close(new.model.field.tables, old.model.field.tables)
+    assert isinstance(new.model.audio, GenericEncoder)
+    assert new.model.audio.generic.digest == model.digest
+    assert (tmp_path / "old" / "speech_to_mouth.onnx").read_bytes() == generic_model().model
+    with pytest.raises(TrainingError, match="exists already"):
+        refit(tmp_path / "old", tmp_path / "new")
+    assert not list(tmp_path.glob("*.partial"))

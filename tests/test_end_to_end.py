@@ -26,7 +26,7 @@ def test_a_video_becomes_an_avatar_that_speaks(tmp_path: Path) -> None:
     truth, pose = np.load(clip / "truth.npz"), np.load(data / "pose.npz")
     assert len(pose["rotation"]) == len(truth["rotation"]) == 200
     _run("train", data, "-o", run, "--preset", "tiny", "--steps", 200, "--threads", 2)
-    assert (run / "encoder.onnx").is_file()  # heard unless one asks for none
+    assert (run / "speech_to_mouth.onnx").is_file()
     _run("evaluate", run, "--frames", 12, "--json", tmp_path / "figures.json")
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert figures["psnr_full"] > 19
@@ -53,7 +53,6 @@ def test_a_video_becomes_an_avatar_that_speaks(tmp_path: Path) -> None:
         "--frames",
         20,
         "--film",
-        *models,
     )
     pairs = json.loads((tmp_path / "voices" / "voices.json").read_text())["pairs"]
     assert [(pair["avatar"], pair["own_voice"]) for pair in pairs] == [("run", True), ("small", False)]

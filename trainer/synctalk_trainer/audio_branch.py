@@ -31,8 +31,9 @@ _KERNEL_COLUMNS = 24
 """Newest columns of a window that the correction in the subject's own voice hears beside the generic model."""
 _LEAST_MEL = -4.0
 """Users' encoders hear the usual range of mel values."""
-_CERTAIN = 4.0
-"""How much surer the lips shut than the generic model says: between half open and half shut there is little."""
+_SHUT, _SPEAKS = (4.0, 0.3), (2.0, -1.5)
+"""Slope and threshold of the logits by which lips shut and mouths rest: lips that touch a little are not seen, and a word's
+soft end is still speech."""
 
 
 @dataclass(frozen=True)
@@ -212,9 +213,9 @@ class KernelEncoder(nn.Module):
 class GenericEncoder(KernelEncoder):
     """Mel window and voice of a frame -> its condition, for any voice.
 
-    A linear map makes the subject's mouth of what the generic model says; where the voice's long-term spectrum is the
-    subject's own, the kernel machine, which hears the generic model, too, takes over. Lips shut where the model is sure
-    that they touch, and the mouth rests where nobody speaks. All of it is fitted in closed form (``generic_fit``).
+    A linear map makes the subject's mouth of what the generic model says; lips shut where it is sure that they touch, and
+    the mouth rests where nobody speaks. Where the voice's long-term spectrum is the subject's own, the kernel machine,
+    which hears the generic model, too, takes over. All of it is fitted in closed form (``generic_fit``).
     """
 
     mouth: Tensor
@@ -267,17 +268,14 @@ class GenericEncoder(KernelEncoder):
         said = inputs[:, self.n_pooled : self.n_pooled + len(OUTPUTS)]
         own = self.features(inputs) @ self.readout + self.bias
         generic = self.generic_condition(said)
-        is_own = self.is_own_voice(windows[:, 0, :, -1])
-        return self.finished(generic + is_own * (own - generic), said)
+        return generic + self.is_own_voice(windows[:, 0, :, -1]) * (own - generic)
 
     def generic_condition(self, said: Tensor) -> Tensor:
-        """What the generic model says [N, OUTPUTS] as this subject's mouth, [N, C]."""
-        return said[:, :N_MEASURES] @ self.mouth + self.mouth_bias
-
-    def finished(self, condition: Tensor, said: Tensor) -> Tensor:
-        """Conditions [N, C] with the lips shut and at rest where the generic model says so."""
-        is_shut = torch.sigmoid(_CERTAIN * said[:, N_MEASURES, None])
-        speaks = torch.sigmoid(said[:, N_MEASURES + 1, None])
+        """What the generic model says [N, OUTPUTS] as this subject's mouth, [N, C]: the lips shut, and the mouth rests, where
+        it says so."""
+        is_shut = torch.sigmoid(_SHUT[0] * (said[:, N_MEASURES, None] - _SHUT[1]))
+        speaks = torch.sigmoid(_SPEAKS[0] * (said[:, N_MEASURES + 1, None] - _SPEAKS[1]))
+        condition = said[:, :N_MEASURES] @ self.mouth + self.mouth_bias
         condition = condition + is_shut * (self.shut - condition)
         return self.rest + speaks * (condition - self.rest)
 

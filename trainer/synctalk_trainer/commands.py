@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from .evaluate_command import evaluate
 
-__all__ = ["evaluate", "prepare", "synthesize", "train", "train_upsampler"]
+if TYPE_CHECKING:
+    from .audio_branch import Hearing
+
+__all__ = ["evaluate", "prepare", "refit", "synthesize", "train", "train_upsampler"]
 
 
 def prepare(
@@ -162,8 +165,6 @@ def train(
     from rich.console import Console
     from synctalk.errors import TrainingError
 
-    from .audio_branch import Hearing
-    from .audio_visual.encoder import chosen_encoder, generic_model, read_generic
     from .run import Settings
     from .train_command import train_run
 
@@ -180,16 +181,61 @@ def train(
         lpips=None if lpips is None else str(lpips.resolve()),
     )
     console = Console(highlight=False)
-    hearing = None
-    if encoder is not None or speech_to_mouth is not None:
-        generic = generic_model() if speech_to_mouth is None else read_generic(speech_to_mouth)
-        hearing = Hearing(generic, chosen_encoder(encoder))
+    hearing = _hearing(encoder, speech_to_mouth)
     trainer = train_run(dataset, out, settings, resume, device, threads, console, hearing)
     console.print(
         f"trained {trainer.clock.step} steps in {trainer.clock.seconds / 60:.1f} min: {out} (this call: "
         f"{(time.monotonic() - started) / 60:.1f} min, with preparation, checkpoints and previews)"
     )
     console.print(f"next: synctalk evaluate {out}, then synctalk export {out} -o {out.name}.avatar")
+
+
+def refit(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder that `synctalk train -o` wrote.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="NEW_RUN", help="Where the new run goes.")],
+    dataset: Annotated[
+        Path | None, typer.Option(help="Where the dataset is now, if it moved since the training.")
+    ] = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="A speech encoder of your own, as for `synctalk train`."),
+    ] = None,
+    speech_to_mouth: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Another generic model, as for `synctalk train`.")
+    ] = None,
+) -> None:
+    """Fit a run's audio branch again, in a minute or two; the field stays as it is.
+
+    Use it to let the lips of a run that an older version trained follow any voice, or to try another generic model.
+
+    Examples:
+
+      synctalk refit runs/may -o runs/may-any-voice
+
+      synctalk refit runs/may -o runs/may-2 --speech-to-mouth speech_to_mouth.onnx
+    """
+    from rich.console import Console
+
+    from .refit import refit as fit_again
+
+    figures = fit_again(run, out, dataset, _hearing(encoder, speech_to_mouth))
+    console = Console(highlight=False)
+    console.print(
+        f"{out}: r of the mouth {figures['correlation']:.2f} in the subject's own voice, "
+        f"{figures['generic_correlation']:.2f} by the generic model alone"
+    )
+    console.print(f"next: synctalk evaluate {out}, then synctalk export {out} -o {out.name}.avatar")
+
+
+def _hearing(encoder: str | None, speech_to_mouth: Path | None) -> Hearing | None:
+    """The models to hear with; None for the usual ones."""
+    from .audio_branch import Hearing
+    from .audio_visual.encoder import chosen_encoder, generic_model, read_generic
+
+    if encoder is None and speech_to_mouth is None:
+        return None
+    generic = generic_model() if speech_to_mouth is None else read_generic(speech_to_mouth)
+    return Hearing(generic, chosen_encoder(encoder))
 
 
 def synthesize(

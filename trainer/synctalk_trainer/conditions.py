@@ -17,9 +17,10 @@ from torch import Tensor
 from .audio_branch import ConvolutionalEncoder, GenericEncoder
 from .generic_fit import FilmedMouth, fit_generic
 from .modules import Avatar
+from .mouth import aperture
 from .scene import Scene
 
-__all__ = ["Conditions", "FittedConditions", "LearnedConditions"]
+__all__ = ["Conditions", "FittedConditions", "LearnedConditions", "condition_tensors"]
 
 Ints = NDArray[np.int64]
 
@@ -118,3 +119,18 @@ class LearnedConditions:
 
     def load(self, state: dict[str, Tensor]) -> None:
         return None
+
+
+def condition_tensors(
+    conditions: Conditions, model: Avatar, scene: Scene, train_frames: Ints
+) -> dict[str, Tensor]:
+    """What a checkpoint keeps of the audio branch: conditions of all frames, their mean, the closed mouth's (the training
+    frames with the least opening), and what going on needs."""
+    all_frames = conditions.predict(model)
+    opening = aperture(scene.dataset.landmarks)[train_frames]
+    closed = train_frames[opening <= np.quantile(opening, 0.1)]
+    return {
+        "all": all_frames,
+        "mean": conditions.typical(train_frames, all_frames),
+        "rest": conditions.typical(closed, all_frames),
+    } | conditions.state()

@@ -107,8 +107,8 @@ def fit_generic(
     mean = target.mean(dim=0)
     encoder.readout.mul_(gain)
     encoder.bias.copy_(mean + gain * (encoder.bias - mean))
-    unseen = encoder.finished(mean + gain * (kernel.unseen - mean), said)
-    generic = encoder.finished(encoder.generic_condition(said), said)
+    unseen = mean + gain * (kernel.unseen - mean)
+    generic = encoder.generic_condition(said)
     correlation = float(torch.corrcoef(torch.stack([generic[:, 0], target[:, 0]]))[0, 1])
     return GenericFit(kernel, gain, correlation, unseen)
 

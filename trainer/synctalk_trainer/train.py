@@ -26,10 +26,9 @@ from torch import Tensor
 from .attention import mask_gates
 from .audio_branch import Hearing
 from .audio_visual.encoder import generic_model
-from .conditions import Conditions, FittedConditions, LearnedConditions
+from .conditions import Conditions, FittedConditions, LearnedConditions, condition_tensors
 from .losses import patch_loss, thickness
 from .modules import Avatar
-from .mouth import aperture
 from .occupancy import Occupancy, visual_hull
 from .perceptual import Perceptual, load_perceptual
 from .rendering import Rendered, render_rays
@@ -300,7 +299,10 @@ class Trainer:
         for i, state in self.optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser.{i}.{k}": v for k, v in state.items()}
         tensors |= self.occupancy.state()
-        tensors |= {f"condition.{k}": v for k, v in self._condition_tensors().items()}
+        tensors |= {
+            f"condition.{k}": v
+            for k, v in condition_tensors(self.conditions, self.ema, self.scene, self.train_frames).items()
+        }
         tensors["rng.torch"] = torch.get_rng_state()
         write_tensors(self.out / "checkpoint.safetensors", tensors)
         values = {
@@ -313,17 +315,6 @@ class Trainer:
             "generator": self.generator.bit_generator.state,
         }
         write_json(self.out / "checkpoint.json", values)
-
-    def _condition_tensors(self) -> dict[str, Tensor]:
-        """Conditions of all frames, their mean, and the closed mouth's: the training frames with the least opening."""
-        all_frames = self.conditions.predict(self.ema)
-        opening = aperture(self.scene.dataset.landmarks)[self.train_frames]
-        closed = self.train_frames[opening <= np.quantile(opening, 0.1)]
-        return {
-            "all": all_frames,
-            "mean": self.conditions.typical(self.train_frames, all_frames),
-            "rest": self.conditions.typical(closed, all_frames),
-        } | self.conditions.state()
 
     def resume(self) -> None:
         """Go on from the checkpoint in ``out``, exactly.

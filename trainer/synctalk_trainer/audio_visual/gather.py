@@ -68,7 +68,9 @@ def gather(request: Request, folder: Path, landmarker: Path | None, console: Con
         raise DatasetError("voices without film need --teacher, which says what their mouths would do")
 
     def prepared(video: Path, dataset: Path) -> None:
-        prepare_video(video, dataset, Options(landmarker=landmarker, shortest_s=SHORTEST / FPS), STEPS, False, console)
+        prepare_video(
+            video, dataset, Options(landmarker=landmarker, shortest_s=SHORTEST / FPS), STEPS, False, console
+        )
 
     paths = find_clips([Path(path) for path in request.folders], folder / "clips", prepared)
     films = [read_clip(path) for path in track(paths, "films", console=console)]
