@@ -131,7 +131,7 @@ def fake_avatar() -> tuple[Avatar, FakeBackend]:
 def _audio_onnx(spec: Spec) -> bytes:
     """A linear map of the mel windows."""
     audio = spec.audio
-    shape = [audio.n_taps, audio.n_mels, audio.window_columns]
+    shape = [audio.n_taps, audio.n_mels, audio.window_values]
     weight = np.random.default_rng(1).standard_normal((int(np.prod(shape)), spec.field.condition)) * 1e-3
     graph = onnx.helper.make_graph(
         [

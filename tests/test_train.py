@@ -182,7 +182,7 @@ def test_a_folder_with_a_run_is_not_overwritten(dataset: Path, tmp_path: Path) -
 def test_train_says_what_minutes_leave_out(
     dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["train", str(dataset), "-o", str(tmp_path / "run"), "--preset", "tiny", "--encoder", "none"]
+    command = ["train", str(dataset), "-o", str(tmp_path / "run"), "--preset", "tiny"]
     with pytest.raises(SystemExit):
         main([*command, "--steps", "3", "--device", "cpu"])
     said = " ".join(capsys.readouterr().out.split())

@@ -40,7 +40,7 @@ class SpeechEncoder:
     def __init__(self, model: bytes, name: str = "encoder.onnx", columns: int = WINDOW) -> None:
         """columns: of the windows that it hears."""
         self.model, self.name, self.columns = model, name, columns
-        self._contract = f"expected float32 [N, 1, {MELS}, {columns}] -> float32 [N, D] with N free (docs/audio_encoder.md)"
+        self._contract = f"expected float32 [N, 1, {MELS}, {columns}] -> float32 [N, D] with N free (docs/speech_to_mouth.md)"
         if len(model) > _MAX_BYTES:
             raise ModelError(f"{name} has {len(model) >> 20} MiB, at most {_MAX_BYTES >> 20} are read")
         options = onnxruntime.SessionOptions()
@@ -62,7 +62,7 @@ class SpeechEncoder:
             return SpeechEncoder(path.read_bytes(), str(path))
         except OSError as error:
             raise ModelError(
-                f"{path} cannot be read ({error.strerror}): give an .onnx file (docs/audio_encoder.md)"
+                f"{path} cannot be read ({error.strerror}): give an .onnx file (docs/speech_to_mouth.md)"
             ) from None
 
     @property
