@@ -56,7 +56,7 @@ def test_a_spec_with_an_upsampler_survives_json_and_one_without_reads_as_before(
     spec = dataclasses.replace(plain, upsampler=UpsamplerSpec(32, 3))
     assert Spec.from_dict(spec.to_dict()) == spec
     with pytest.raises(ValueError, match="upsampler"):
-        Spec.from_dict(plain.to_dict() | {"upsampler": {"width": 16}})
+        Spec.from_dict(plain.to_dict() | {"upsampler": {"height": 16}})
 
 
 @pytest.fixture(scope="module")

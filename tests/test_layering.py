@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SDK = ROOT / "sdk" / "synctalk"
 
 LAYERS = (
-    {"errors", "rows", "_version", "_native"},
+    {"errors", "rows", "spec_versions", "_version", "_native"},
     {"keys", "spec"},
     {"geometry", "prosody"},
     {"audio", "control", "frame", "manifest", "render", "watermark"},

@@ -25,6 +25,7 @@ from synctalk.credentials import attach_credentials
 from synctalk.executor import Executor
 from synctalk.expression import Source
 from synctalk.frame import Frame
+from synctalk.manifest import FORMAT
 from synctalk.media import atomic_path, frame_sound, open_mp4, playable, read_audio
 from synctalk.mock import MockBackend, MockBundle
 from synctalk.paste import Paste
@@ -271,6 +272,8 @@ def describe(bundle: Bundle | MockBundle) -> dict[str, Any]:
     """What a bundle is, in plain JSON types; it needs no backend."""
     manifest, spec = bundle.manifest, bundle.manifest.spec
     return {
+        "format": FORMAT,
+        "version": manifest.version,
         "id": manifest.id,
         "name": manifest.name,
         "preset": spec.name,

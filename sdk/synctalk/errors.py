@@ -52,6 +52,11 @@ class ExportError(SyncTalkError):
 class BundleError(SyncTalkError):
     """A bundle that is missing, damaged, newer than this version, or unsafe."""
 
+    def __init__(self, message: str, *, needed_version: str | None = None) -> None:
+        super().__init__(message)
+        self.needed_version = needed_version
+        """The synctalk that reads it, such as ``0.3.0``, where it was made by a newer one; else None."""
+
 
 class BackendError(SyncTalkError):
     """A backend that was asked for and cannot work here."""

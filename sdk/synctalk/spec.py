@@ -24,6 +24,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
+from synctalk.spec_versions import MISSING
+
 __all__ = [
     "EXPRESSION_NAMES",
     "PLANES",
@@ -314,19 +316,19 @@ class Spec:
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> Spec:
-        """The inverse of ``to_dict``.
+        """The inverse of ``to_dict``. Missing keys take the value that held before they existed (``spec_versions``).
 
-        Raises: ValueError: an unknown or missing key, or a value of the wrong type.
+        Raises: ValueError: an unknown key, or a value of the wrong type.
         """
-        field_values = dict(_checked(FieldSpec, values.get("field"), "field"))
-        field_values["grid"] = GridSpec(**_checked(GridSpec, field_values.get("grid"), "grid"))
+        top = _checked(Spec, values, "spec")
+        field_values = _checked(FieldSpec, top["field"], "field")
+        field_values["grid"] = GridSpec(**_checked(GridSpec, field_values["grid"], "grid"))
         for key in ("expression_names", "box_min_m", "box_max_m"):
             field_values[key] = tuple(field_values[key])
-        audio = AudioSpec(**_checked(AudioSpec, values.get("audio"), "audio"))
+        audio = AudioSpec(**_checked(AudioSpec, top["audio"], "audio"))
         upsampler = None
-        if values.get("upsampler") is not None:
-            upsampler = UpsamplerSpec(**_checked(UpsamplerSpec, values["upsampler"], "upsampler"))
-        top = _checked(Spec, {"upsampler": None} | values, "spec")
+        if top["upsampler"] is not None:
+            upsampler = UpsamplerSpec(**_checked(UpsamplerSpec, top["upsampler"], "upsampler"))
         return Spec(top["name"], top["fps"], FieldSpec(**field_values), audio, upsampler)
 
     @cached_property
@@ -337,16 +339,15 @@ class Spec:
 
 
 def _checked(kind: type, values: Any, where: str) -> dict[str, Any]:
-    """Check that ``values`` has exactly the fields of a dataclass, with JSON types that match the defaults."""
+    """A dataclass's fields from JSON, with types that match its defaults; missing ones from ``MISSING``."""
     if not isinstance(values, dict):
         raise ValueError(f"{where}: expected a mapping, got {type(values).__name__}")
     names = {f.name for f in dataclasses.fields(kind)}
     if unknown := sorted(set(values) - names):
         raise ValueError(f"{where}: unknown keys {unknown}")
-    if missing := sorted(names - set(values)):
-        raise ValueError(f"{where}: missing keys {missing}")
+    filled: dict[str, Any] = {**MISSING[where], **values}
     defaults = kind()
-    for name, value in values.items():
+    for name, value in filled.items():
         default = getattr(defaults, name)
         if isinstance(default, bool) != isinstance(value, bool):
             raise ValueError(f"{where}.{name}: expected {type(default).__name__}, got {value!r}")
@@ -356,7 +357,7 @@ def _checked(kind: type, values: Any, where: str) -> dict[str, Any]:
             raise ValueError(f"{where}.{name}: expected text, got {value!r}")
         if isinstance(default, tuple) and not isinstance(value, list | tuple):
             raise ValueError(f"{where}.{name}: expected a list, got {value!r}")
-    return values
+    return filled
 
 
 def preset(name: str) -> Spec:
