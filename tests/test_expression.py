@@ -236,7 +236,7 @@ def test_sessions_show_the_same_expression_as_speech() -> None:
             for chunk in np.array_split(_accented(), 41):
                 session.push_audio(chunk, RATE)
             session.flush()
-            list(session.frames())
+            list(session.run(until="drained"))
         measured = len(backend.shown) - len(reference)  # by the executor, before it admits a session
         np.testing.assert_array_equal(backend.shown[measured:], reference)
 
@@ -247,7 +247,7 @@ def test_control_overrides_what_is_generated() -> None:
         session.control.set(expression={"browInnerUp": 0.0}, blink=0.0)
         session.push_audio(_accented(), RATE)
         session.flush()
-        list(session.frames())
+        list(session.run(until="drained"))
     shown = np.array(backend.shown[-150:])
     np.testing.assert_allclose(shown[:, INNER], 0.3, atol=1e-6)
     np.testing.assert_allclose(shown[:, LIDS], 0.2, atol=1e-6)

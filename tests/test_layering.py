@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SDK = ROOT / "sdk" / "synctalk"
 
 LAYERS = (
-    {"errors", "rows", "spec_versions", "_version", "_native"},
+    {"errors", "rows", "spec_versions", "deprecation", "_version", "_native"},
     {"keys", "spec"},
     {"geometry", "prosody"},
     {"audio", "control", "frame", "manifest", "render", "watermark"},
@@ -23,6 +23,7 @@ LAYERS = (
     {"credentials", "signing", "tensorrt"},
     {"backends", "expression", "gpu", "idle"},
     {"mock", "stage"},
+    {"info"},
     {"paste", "timeline"},
     {"executor"},
     {"session"},

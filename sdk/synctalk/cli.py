@@ -25,7 +25,7 @@ from synctalk.tensorrt.command import build_engines
 
 __all__ = ["app", "main"]
 
-DEMO = Path(__file__).parent / "demo"
+DEMO = Path(__file__).parent / "demo"  # avatar.DEMO, without importing what it needs
 _EXTRAS = {"synctalk_trainer": "train", "synctalk_export": "export"}
 """Which extra brings what a package's commands import."""
 
@@ -171,10 +171,11 @@ def info(
         synctalk info may.avatar
         synctalk info may.avatar --json
     """
-    from synctalk.avatar import describe
     from synctalk.bundle import open_bundle
+    from synctalk.info import describe
 
-    values = describe(open_bundle(avatar))
+    values = describe(open_bundle(avatar)).to_dict()
+    del values["backend"]  # nothing was loaded
     if as_json:
         typer.echo(json.dumps(values, indent=2))
         return

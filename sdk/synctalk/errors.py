@@ -16,6 +16,8 @@ expected and what to do. Mistakes of the calling program are ``ValueError`` and 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 __all__ = [
     "BackendError",
     "BundleError",
@@ -61,9 +63,21 @@ class BundleError(SyncTalkError):
 class BackendError(SyncTalkError):
     """A backend that was asked for and cannot work here."""
 
+    def __init__(self, message: str, *, reasons: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.reasons = dict(reasons or {})
+        """Where ``auto`` found none: name of each backend -> why it cannot work here."""
+
 
 class CapacityError(SyncTalkError):
     """A session, or sound, for which there is no room; the message says why and what would help."""
+
+    def __init__(self, message: str, *, limit: float | None = None, load: float | None = None) -> None:
+        super().__init__(message)
+        self.limit = limit
+        """The most there may be: sessions, share of the machine's time, or seconds of waiting sound; None: not said."""
+        self.load = load
+        """What there would be, in the same unit."""
 
 
 class ModelError(SyncTalkError):

@@ -15,19 +15,29 @@ import asyncio
 import threading
 from abc import ABC, abstractmethod
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, TypeAlias
 
 from numpy.typing import ArrayLike, NDArray
 
 from synctalk.audio import as_samples
 from synctalk.control import Control
+from synctalk.deprecation import deprecated
 from synctalk.errors import CapacityError
 from synctalk.executor import Executor
 from synctalk.frame import Frame
 from synctalk.stage import Stage
 from synctalk.timeline import Interrupted, SessionStats, Timeline
 
-__all__ = ["Session", "SyncSession"]
+__all__ = ["Session", "SyncSession", "Until"]
+
+Until: TypeAlias = Literal["closed", "drained"]
+"""When ``run`` ends."""
+
+
+def _is_until_drained(until: Until) -> bool:
+    if until not in ("closed", "drained"):
+        raise ValueError(f"until: expected 'closed' or 'drained', got {until!r}")
+    return until == "drained"
 
 
 class _Staged(Protocol):
@@ -103,7 +113,9 @@ class _Base(ABC):
         limits = self._timeline.limits
         return CapacityError(
             f"{limits.pending_s:g} s of sound wait, and for {limits.stall_s:g} s nobody has taken a frame: take frames "
-            "while you push (in another task or thread), push less at a time, or raise Limits.pending_s"
+            "while you push (in another task or thread), push less at a time, or raise Limits.pending_s",
+            limit=limits.pending_s,
+            load=self._timeline.stats().pending_ms / 1000.0,
         )
 
     def _close(self) -> None:
@@ -165,12 +177,17 @@ class Session(_Base):
         await asyncio.to_thread(self._executor.probe, avatar.stage)
         self._timeline.swap(avatar.stage)
 
-    def run(self) -> Frames:
-        """Frames until the session is closed, each when it is due. Break off and call it again at will."""
-        return Frames(self, until_drained=False)
+    def run(self, until: Until = "closed") -> Frames:
+        """Frames, each when it is due. Break off and call it again at will.
+
+        until: ``closed``: the session is; ``drained``: every sound so far has been spoken (the last flushed utterance's
+        ``end_of_speech``), or the session is closed. Raises: ValueError: another word.
+        """
+        return Frames(self, _is_until_drained(until))
 
     def frames(self) -> Frames:
-        """Frames until every sound so far has been spoken: the last flushed utterance's ``end_of_speech``."""
+        """Deprecated: ``run(until="drained")``."""
+        deprecated("session.frames()", 'session.run(until="drained")')
         return Frames(self, until_drained=True)
 
     async def _next(self, until_drained: bool) -> Frame:
@@ -294,12 +311,13 @@ class SyncSession(_Base):
         self._executor.probe(avatar.stage)
         self._timeline.swap(avatar.stage)
 
-    def run(self) -> SyncFrames:
-        """Frames until the session is closed, each when it is due."""
-        return SyncFrames(self, until_drained=False)
+    def run(self, until: Until = "closed") -> SyncFrames:
+        """As ``Session.run``."""
+        return SyncFrames(self, _is_until_drained(until))
 
     def frames(self) -> SyncFrames:
-        """Frames until every sound so far has been spoken."""
+        """Deprecated: ``run(until="drained")``."""
+        deprecated("session.frames()", 'session.run(until="drained")')
         return SyncFrames(self, until_drained=True)
 
     def poll(self) -> Frame | None:
