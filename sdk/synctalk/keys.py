@@ -49,6 +49,4 @@ def private_file(path: Path, make: Callable[[], bytes]) -> bytes:
 def need_cryptography(what: str) -> None:
     """Raises: SyncTalkError: the library that signs is not installed."""
     if find_spec("cryptography") is None:
-        raise SyncTalkError(
-            f"{what} needs cryptography, which is not installed: pip install 'synctalk[provenance]'"
-        )
+        raise SyncTalkError(f"{what} needs cryptography, which is not installed: pip install cryptography")
