@@ -228,6 +228,10 @@ def test_missing_member_is_named(folder: Path, member: str) -> None:
         (lambda v: v["frame"].update(width=0), "frame"),
         (lambda v: v["frame"].update(width=64.0), "frame.width"),
         (lambda v: v["frame"].update(fps=30), "frame.fps"),
+        (
+            lambda v: (v["frame"].update(fps=30), v["spec"].update(fps=30)),
+            "other frame rates are not supported",
+        ),
         (lambda v: v["frame"].update(depth=1), "frame.depth"),
         (lambda v: v["camera"].update(focal_px=True), "camera.focal_px"),
         (lambda v: v["camera"].update(focal_px=-1), "camera.focal_px"),

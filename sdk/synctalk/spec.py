@@ -22,24 +22,31 @@ import json
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from synctalk.spec_versions import MISSING
 
 __all__ = [
     "EXPRESSION_NAMES",
+    "FPS",
     "PLANES",
     "AudioSpec",
     "FieldSpec",
     "GridSpec",
     "Level",
+    "Region",
     "Spec",
     "UpsamplerSpec",
+    "expression_region",
     "preset",
 ]
 
 PLANES: tuple[tuple[int, int], ...] = ((0, 1), (1, 2), (0, 2))
 """Axes (column, row) of the three planes, in the order of every table: xy, yz, xz."""
+
+FPS = 25
+"""Frames a second of datasets, avatars and films. Other rates are refused: look-ahead, windows of sound and the speech
+encoder are made for this one."""
 
 EXPRESSION_NAMES: tuple[str, ...] = (
     "browDownLeft",
@@ -51,6 +58,23 @@ EXPRESSION_NAMES: tuple[str, ...] = (
     "eyeBlinkRight",
 )
 """ARKit names of the default expression coefficients, in order."""
+
+Region: TypeAlias = Literal["upper", "lower", "whole"]
+"""Of the face: above the nose base, below it, or both."""
+
+_REGIONS: tuple[tuple[str, Region], ...] = (
+    ("brow", "upper"),
+    ("eye", "upper"),
+    ("cheekSquint", "upper"),
+    ("cheekPuff", "lower"),
+    ("jaw", "lower"),
+    ("mouth", "lower"),
+)
+
+
+def expression_region(name: str) -> Region:
+    """Where an ARKit coefficient moves the face; ``whole`` for a name that ARKit does not have."""
+    return next((region for prefix, region in _REGIONS if name.startswith(prefix)), "whole")
 
 
 @dataclass(frozen=True)
@@ -154,8 +178,8 @@ class AudioSpec:
 
     @property
     def lookahead_samples(self) -> int:
-        """Samples after a frame's own time that its condition depends on, at most (25 fps: 640 samples a frame)."""
-        frame_samples = self.sample_rate // 25
+        """Samples after a frame's own time that its condition depends on, at most (640 samples a frame)."""
+        frame_samples = self.sample_rate // FPS
         columns = (self.window_future_columns - 1) * self.hop_samples
         return self.taps_future * frame_samples + columns + self.n_fft // 2
 
@@ -250,7 +274,7 @@ class UpsamplerSpec:
     levels: int = 3
     hidden: int = 64
     """Units between pose and modulation"""
-    expression: int = 7
+    expression: int = len(EXPRESSION_NAMES)
     """Coefficients of expression that modulate, beside the pose"""
 
     @property
@@ -301,11 +325,16 @@ class Spec:
     """A whole avatar: name of the preset, field, audio, frame rate."""
 
     name: str = "default"
-    fps: int = 25
+    fps: int = FPS
     field: FieldSpec = dataclasses.field(default_factory=FieldSpec)
     audio: AudioSpec = dataclasses.field(default_factory=AudioSpec)
     upsampler: UpsamplerSpec | None = None
     """For heads rendered at half the size; None where none was trained."""
+
+    def __post_init__(self) -> None:
+        """Raises: ValueError: another frame rate."""
+        if self.fps != FPS:
+            raise ValueError(f"fps: got {self.fps}, expected {FPS}: other frame rates are not supported")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types, for manifests and run files."""

@@ -145,6 +145,7 @@ def prepare(
     """
     from rich.console import Console
     from rich.markup import escape
+    from synctalk.spec import FPS
 
     from .prepare import Options
     from .prepare import prepare as prepare_video
@@ -158,7 +159,7 @@ def prepare(
         console.print(f"[yellow]warning[/] ({warning['step']}): {escape(warning['message'])}")
     if done.kept:
         console.print(f"unchanged: {', '.join(done.kept)}")
-    console.print(f"{out}: {done.n_frames} frames of {done.size} x {done.size}, {done.n_frames / 25:.1f} s")
+    console.print(f"{out}: {done.n_frames} frames of {done.size} x {done.size}, {done.n_frames / FPS:.1f} s")
     console.print(f"look at {out / 'report.html'}, then: synctalk train {out} -o {out.name}-run")
 
 
@@ -200,6 +201,13 @@ def train(
             "Presets that learn an audio network of their own have none.",
         ),
     ] = None,
+    expression: Annotated[
+        str,
+        typer.Option(
+            metavar="NAMES",
+            help="ARKit coefficients to learn beside brows and blinks, as in mouthSmileLeft,mouthSmileRight: each is a slider.",
+        ),
+    ] = "",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in RUN, exactly.")] = False,
 ) -> None:
     """Train an avatar from a prepared dataset.
@@ -214,6 +222,8 @@ def train(
       synctalk train data/may -o runs/may --resume
 
       synctalk train data/may -o runs/quick --preset tiny --steps 500
+
+      synctalk train data/may -o runs/may --expression jawOpen,mouthSmileLeft,mouthSmileRight
     """
     from rich.console import Console
     from synctalk.errors import TrainingError
@@ -235,7 +245,8 @@ def train(
     )
     console = Console(highlight=False)
     speech = chosen_encoder(encoder or usual_encoder(preset))
-    trainer = train_run(dataset, out, settings, resume, device, threads, console, speech)
+    more = tuple(name.strip() for name in expression.split(",") if name.strip())
+    trainer = train_run(dataset, out, settings, resume, device, threads, console, speech, more)
     console.print(f"trained {trainer.clock.step} steps in {trainer.clock.seconds / 60:.1f} min: {out}")
     console.print(f"next: synctalk evaluate {out}, then synctalk export {out} -o {out.name}.avatar")
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from synctalk.spec import FPS
 
 from . import metrics
 from .measure import Detect
@@ -20,7 +21,8 @@ Frame = NDArray[np.uint8]
 Speak = Callable[[NDArray[np.float32]], Iterable[Frame]]
 """16 kHz mono samples -> pictures [H, W, 3], one every 40 ms."""
 
-_RATE, _FPS, _FRAME_SAMPLES = 16_000, 25, 640
+_RATE = 16_000
+_FRAME_SAMPLES = _RATE // FPS
 _FLOOR_DB = -100.0
 _QUIET_BELOW_DB = 30.0
 _QUIET_ABSOLUTE_DB = -60.0
@@ -52,7 +54,7 @@ class Drive:
 
     frames: int
     frames_expected: int
-    """ceil(25 * seconds)"""
+    """ceil(FPS * seconds)"""
     frames_without_face: int
     flicker: float
     """Mean absolute second temporal difference of the picture's brightness, 0..255."""
@@ -162,7 +164,7 @@ def drive(speak: Speak, samples: NDArray[np.float32], detect: Detect) -> Drive:
     watcher.look()
     found = np.concatenate([np.zeros(0, bool), *watcher.found])
     opening = np.concatenate([np.zeros(0, np.float32), *watcher.openings])
-    expected = -(-len(samples) * _FPS // _RATE)
+    expected = -(-len(samples) * FPS // _RATE)
     missed = int(np.count_nonzero(~found))
     mouth = _mouth(opening, found, frame_loudness(samples, n_frames))
     return Drive(n_frames, expected, missed, watcher.flicker.value, watcher.peak, mouth)
@@ -180,5 +182,5 @@ def _mouth(opening: NDArray[np.float32], found: NDArray[np.bool_], loudness: NDA
     filled = np.interp(np.arange(len(opening)), np.flatnonzero(found), opening[found])
     # Below the pause level loudness says nothing about a mouth: all pauses count alike.
     lag, r = metrics.best_lag(filled, np.maximum(loudness, floor), [slice(0, len(opening))])
-    lag_ms = 1000.0 * lag / _FPS if math.isfinite(r) else nan
+    lag_ms = 1000.0 * lag / FPS if math.isfinite(r) else nan
     return Mouth(in_speech, in_silence, in_silence / max(in_speech, 1e-6), int(silence.sum()), r, lag_ms)
