@@ -238,6 +238,8 @@ def test_missing_member_is_named(folder: Path, member: str) -> None:
         (lambda v: v.update(camera=[1, 2, 3]), "camera"),
         (lambda v: v["placement"].pop("side"), "placement.side"),
         (lambda v: v["spec"].update(fps="25"), "fps"),
+        (lambda v: v["spec"]["field"].update(expression_names=["jawOpen"] * 7), "expression_names"),
+        (lambda v: v["spec"]["field"].update(expression_names=list(range(7))), "expression_names"),
         (lambda v: v["spec"]["field"].update(new=1), "new"),
         (lambda v: v["spec"]["field"].update(occupancy_resolution=100_000), "occupancy_resolution"),
         (lambda v: v["spec"]["field"]["grid"].update(base_resolution=0), "manifest.json"),

@@ -354,6 +354,9 @@ class Spec:
         field_values["grid"] = GridSpec(**_checked(GridSpec, field_values["grid"], "grid"))
         for key in ("expression_names", "box_min_m", "box_max_m"):
             field_values[key] = tuple(field_values[key])
+        names = field_values["expression_names"]
+        if not all(isinstance(name, str) for name in names) or len(set(names)) != len(names):
+            raise ValueError(f"field.expression_names: expected different names, got {names!r}")
         audio = AudioSpec(**_checked(AudioSpec, top["audio"], "audio"))
         upsampler = None
         if top["upsampler"] is not None:
