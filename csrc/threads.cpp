@@ -1,5 +1,6 @@
 #include "threads.h"
 
+#include <pthread.h>
 #include <sched.h>
 
 #include <algorithm>
@@ -43,7 +44,7 @@ struct Job {
 
 class Pool {
  public:
-  Pool() { resize(usable_cpus()); }
+  explicit Pool(int n) { resize(n); }
 
   int size() const { return n_threads_; }
 
@@ -69,12 +70,6 @@ class Pool {
   }
 
  private:
-  static int usable_cpus() {
-    cpu_set_t set;
-    if (sched_getaffinity(0, sizeof set, &set) == 0) return std::max(1, CPU_COUNT(&set));
-    return std::max(1u, std::thread::hardware_concurrency());
-  }
-
   void stop() {
     {
       std::lock_guard lock(mutex_);
@@ -118,9 +113,36 @@ class Pool {
   bool is_stopping_ = false;
 };
 
+int usable_cpus() {
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof set, &set) == 0) return std::max(1, CPU_COUNT(&set));
+  return std::max(1u, std::thread::hardware_concurrency());
+}
+
+std::atomic<Pool*> instance{nullptr};
+std::atomic<int> wanted{0};  // threads, once the pool was made
+std::atomic_flag is_being_made = ATOMIC_FLAG_INIT;
+
+// A forked child has none of the workers, and mutexes in any state: it leaves the pool behind and makes one of its own.
+void forget_pool() {
+  instance = nullptr;
+  is_being_made.clear();
+}
+
+// Made on first use, never destroyed: sleeping workers must not outlive it at exit.
 Pool& pool() {
-  static Pool* const instance = new Pool;  // never destroyed: sleeping workers must not outlive it at exit
-  return *instance;
+  Pool* made = instance.load();
+  if (made) return *made;
+  static const int failure = pthread_atfork(nullptr, nullptr, forget_pool);
+  if (failure) throw std::runtime_error("pthread_atfork: no memory left");
+  while (is_being_made.test_and_set()) std::this_thread::yield();  // no mutex: the fork may find it locked
+  if (!(made = instance.load())) {
+    made = new Pool(wanted ? wanted.load() : usable_cpus());
+    wanted = made->size();
+    instance = made;
+  }
+  is_being_made.clear();
+  return *made;
 }
 
 }  // namespace
@@ -130,6 +152,7 @@ int threads() { return pool().size(); }
 void set_threads(int n) {
   if (n < 1 || n > 1024) throw std::invalid_argument("set_threads: expected 1 to 1024, got " + std::to_string(n));
   pool().resize(n);
+  wanted = n;
 }
 
 void parallel_for(int64_t n, int64_t grain, const std::function<void(int64_t, int64_t)>& fn) {

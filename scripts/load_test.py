@@ -1,6 +1,6 @@
 """Sessions under load: latency, interruptions, drift, many sessions, memory, a soak. Figures as JSON, and a plot.
 
-    python scripts/load_test.py first-frame|interrupts|drift|mock|curve|memory|soak [--avatar A.avatar] [--json out/x.json]
+    python scripts/load_test.py first-frame|interrupts|drift|mock|curve|memory|soak|long-sound [--avatar A.avatar] [--json out/x.json]
 
 ``--avatar mock`` (the default of most) needs no bundle. Ends with status 1 where the bar is missed. docs/streaming.md
 explains the figures.
@@ -16,8 +16,10 @@ import math
 import os
 import random
 import sys
+import tempfile
 import threading
 import time
+import wave
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -35,6 +37,8 @@ Float = NDArray[np.float32]
 Figures = dict[str, Any]
 
 RATE = 16_000
+_GROWTH_MB = 20.0
+"""An hour of sound has 230 MB, as floats at 16 kHz; the index of an hour's film a few."""
 UNLIMITED = math.inf
 """Admits every session, to see what happens."""
 
@@ -421,6 +425,31 @@ async def _act(session: Session, generator: random.Random, sound: Float, counts:
     await asyncio.sleep(generator.uniform(0.0, 1.0))
 
 
+# --- a long sound --------------------------------------------------------------------------------------------------
+
+
+async def long_sound(avatar: Avatar, arguments: argparse.Namespace) -> Figures:
+    """``speak`` and ``save`` of a wav of many minutes on disk: the memory after the first minute, and at most."""
+    sound, minutes = (32_767 * speech()).astype(np.int16), max(2, round(arguments.minutes))
+    rows: dict[str, list[float]] = {"speak": [], "save": []}
+
+    def note(of: str, frame: Frame) -> None:
+        if (frame.index + 1) % (60 * avatar.fps) == 0:
+            rows[of].append(round(rss_mb(), 1))
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "long.wav"
+        with wave.open(str(path), "wb") as file:
+            file.setparams((1, 2, RATE, 0, "NONE", ""))
+            for _ in range(math.ceil(minutes * 60 * RATE / len(sound))):
+                file.writeframes(sound.tobytes())
+        for frame in avatar.speak(path):
+            note("speak", frame)
+        avatar.save(Path(folder) / "long.mp4", path, on_frame=lambda frame: note("save", frame))
+    grown = {f"{of}_grown_mb": round(max(values) - values[0], 1) for of, values in rows.items()}
+    return {"minutes": minutes, "rss_mb": rows, **grown, **verdict(max(grown.values()) < _GROWTH_MB)}
+
+
 # --- output --------------------------------------------------------------------------------------------------------
 
 
@@ -474,6 +503,7 @@ TESTS: dict[str, Callable[[Avatar, argparse.Namespace], Coroutine[Any, Any, Figu
     "curve": curve,
     "memory": memory,
     "soak": soak,
+    "long-sound": long_sound,
 }
 
 

@@ -66,7 +66,9 @@ def main() -> int:
     )
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
     parser.add_argument("--out", type=Path, default=Path("out/portrait"), help="folder of the pictures")
-    parser.add_argument("--landmarker", type=Path, help="a copy of face_landmarker.task")
+    parser.add_argument(
+        "--landmarker", type=Path, help="another copy of face_landmarker.task than the packaged one"
+    )
     parser.add_argument("--only-chins", action="store_true", help="neither seam nor shake")
     parser.add_argument(
         "--spoil", choices=SPOILED, default="no", help="break the driven heads: see the figures fail"

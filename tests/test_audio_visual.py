@@ -1,4 +1,4 @@
-"""The audio-visual encoder: sound and mouth stay together through every variation, and are learned to belong together."""
+"""The generic speech-to-mouth model: sound and mouth stay together through every variation, and are learned to belong together."""
 
 from __future__ import annotations
 
@@ -12,34 +12,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 from safetensors.numpy import load_file
 from scipy import signal
-from synctalk.audio import mel_spectrogram, tap_windows
 from synctalk.errors import DatasetError, ModelError, TrainingError
-from synctalk.spec import AudioSpec, Spec, preset
-from synctalk_export.onnx_models import audio_model
-from synctalk_trainer.audio_fit import fit_kernel
-from synctalk_trainer.audio_visual import augment
+from synctalk.spec import preset
+from synctalk_trainer.audio_visual import augment, gather, teacher
 from synctalk_trainer.audio_visual.command import train_audio
-from synctalk_trainer.audio_visual.corpus import Corpus, CorpusBuilder, TalkingClip, find_clips, read_clip
-from synctalk_trainer.audio_visual.encoder import (
-    SpeechEncoder,
-    chosen_encoder,
-    default_encoder,
-    usual_encoder,
-)
-from synctalk_trainer.audio_visual.export import write_models
+from synctalk_trainer.audio_visual.corpus import AUDIO, KINDS, Corpus, CorpusBuilder, film_labels, speaking
+from synctalk_trainer.audio_visual.encoder import generic_model, read_generic
+from synctalk_trainer.audio_visual.export import write_model
+from synctalk_trainer.audio_visual.films import TalkingClip, find_clips, read_clip
 from synctalk_trainer.audio_visual.mouths import MEASURES, landmark_measures, posed_measures, standardised
-from synctalk_trainer.audio_visual.networks import AudioNetwork
-from synctalk_trainer.audio_visual.offset import Offset, SyncDetector, fitted_scores, mel_windows
-from synctalk_trainer.audio_visual.training import REACH, EncoderSettings, EncoderTrainer, offset_scores
+from synctalk_trainer.audio_visual.networks import HINTS, N_MEASURES, OUTPUTS, SpeechToMouth
+from synctalk_trainer.audio_visual.offset import REACH, Offset, SyncDetector
+from synctalk_trainer.audio_visual.training import NetworkSettings, NetworkTrainer
 from synctalk_trainer.audio_visual.voices import IPA_SHAPES, VISEME_NAMES, ipa_shapes
-from synctalk_trainer.modules import KernelEncoder
 from synctalk_trainer.mouth import aperture
 from synctalk_trainer.synthetic.plain_head import plain_head
+from synctalk_trainer.windows import AudioWindows
 from tiny_dataset import write_tiny_dataset
 
 RATE = 16_000
@@ -70,16 +62,16 @@ def _clip(seconds: float, seed: int, late_frames: int = 0) -> TalkingClip:
 def _corpus(seed: int = 0) -> Corpus:
     builder = CorpusBuilder(np.random.default_rng(seed))
     for k in range(3):
-        builder.add_real(_clip(26.0, seed + k), 1, True)
+        builder.add_film(_clip(26.0, seed + k), 1)
     return builder.build()
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> EncoderTrainer:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> NetworkTrainer:
     torch.set_num_threads(1)
-    settings = EncoderSettings(steps=60, segments=6, embedding=32)
-    trainer = EncoderTrainer(_corpus(), settings, tmp_path_factory.mktemp("encoder"))
-    trainer.losses = [figures["segment"] for figures in trainer.run()]  # type: ignore[attr-defined]
+    settings = NetworkSettings(steps=60, segments=6)
+    trainer = NetworkTrainer(_corpus(), settings, tmp_path_factory.mktemp("network"))
+    trainer.losses = [figures["measures"] for figures in trainer.run()]  # type: ignore[attr-defined]
     return trainer
 
 
@@ -138,38 +130,75 @@ def test_a_variation_tells_its_speed() -> None:
     assert abs(_lag(augment.at_speed(other, 1 / speed), sound)) < 15
 
 
+def test_telephones_and_clipping_keep_time() -> None:
+    sound, _ = _talk(4.0, 3)
+    generator = np.random.default_rng(0)
+    assert abs(_lag(augment.through_telephone(sound, generator), sound)) < 3
+    loud = augment.clipped(sound, 12.0)
+    assert np.abs(loud).max() == pytest.approx(np.abs(sound).max())
+    assert np.mean(np.abs(loud) > 0.99 * np.abs(loud).max()) > 0.01
+
+
+@pytest.mark.parametrize("make", [augment.noises, augment.music, augment.breaths])
+def test_sounds_that_nobody_speaks_fit_and_differ(make: Any) -> None:
+    one, other = (make(32_000, np.random.default_rng(seed)) for seed in (0, 1))
+    assert one.shape == (32_000,) and one.dtype == np.float32
+    assert np.abs(one).max() == pytest.approx(1.0, abs=1e-3)
+    assert not np.allclose(one, other)
+
+
 def test_a_corpus_keeps_sound_and_mouth_together_at_every_speed() -> None:
     corpus = _corpus()
-    assert (corpus.clips[:, 3] == 1).all()
-    assert 0 < corpus.clips[:, 4].sum() < len(corpus.clips)
-    plain_length = corpus.clips[:, 2].max()
-    varied = np.flatnonzero((corpus.clips[:, 2] != plain_length) & (corpus.clips[:, 4] == 0))
+    n_frames, kinds, is_held = corpus.sounds[:, 2:].T
+    assert (kinds == KINDS.index("film")).all()
+    assert 0 < is_held.sum() < len(is_held)
+    varied = np.flatnonzero((n_frames != n_frames.max()) & (is_held == 0))
     assert len(varied) >= 2
-    for clip in varied:
-        frames = np.arange(corpus.clips[clip, 2])
-        loud = corpus.windows(int(clip), frames)[:, 0, :40, 7:9].mean(axis=(1, 2))
-        measures, visemes = corpus.mouths(int(clip), frames)
-        r = [np.corrcoef(loud[5:-5], np.roll(measures[:, 0], -k)[5:-5])[0, 1] for k in range(-5, 6)]
+    for sound in varied:
+        frames = np.arange(n_frames[sound])
+        mel, _, starts = corpus.segment(int(sound), frames)
+        loud = np.array([mel[:40, at + 56].mean() for at in starts])
+        opening = corpus.said(int(sound), frames)[:, 0]
+        r = [np.corrcoef(loud[5:-5], np.roll(opening, -k)[5:-5])[0, 1] for k in range(-5, 6)]
         assert abs(int(np.argmax(r)) - 5) <= 1
-        assert (visemes == -1).all()
 
 
-def test_windows_are_those_of_the_run_time() -> None:
+def test_a_segment_hears_what_the_run_time_hears() -> None:
     audio, _ = _talk(4.0, 6)
-    spec = Spec(audio=AudioSpec(window_columns=16))
-    expected = tap_windows(mel_spectrogram(audio, spec.audio), np.arange(100), spec)
-    np.testing.assert_array_equal(mel_windows(audio, ((0, 100),)), expected)
-    builder = CorpusBuilder(np.random.default_rng(0))
     measures = np.random.default_rng(1).random((100, len(MEASURES))).astype(np.float32)
-    builder.add_real(TalkingClip("a", audio, measures, np.ones(100, bool), ((0, 100),)), 0, False)
-    got = builder.build().windows(0, np.arange(100))
-    np.testing.assert_allclose(got, expected, atol=2e-3)  # half precision of values up to 4
-    segment = AudioNetwork(16).eval()
-    mel, starts = builder.build().segment(0, np.arange(20, 50))
+    builder = CorpusBuilder(np.random.default_rng(0))
+    builder.add_film(TalkingClip("a", audio, measures, np.ones(100, bool), ((0, 100),)), 0)
+    corpus = builder.build()
+    n = int(corpus.sounds[0, 2])
+    heard = AudioWindows(audio[: n * 640], ((0, n),), n, preset("default")).of(np.arange(n))
+    network = SpeechToMouth().eval()
     with torch.no_grad():
-        along = segment.along(torch.from_numpy(mel.copy())[None, None], torch.from_numpy(starts)[None])
-        one_by_one = segment(torch.from_numpy(got[20:50]))
-    torch.testing.assert_close(along, one_by_one, atol=1e-5, rtol=1e-5)
+        expected = network(heard)[0].numpy()
+        for frame in (0, 17, n - 1):  # the voice is that of a segment's last frame
+            mel, known, starts = (torch.from_numpy(v)[None] for v in corpus.segment(0, np.array([frame])))
+            got = network.along(mel, known, starts)[0, 0, : len(OUTPUTS)].numpy()
+            np.testing.assert_allclose(got, expected[frame], atol=5e-3)  # half precision of values up to 5.6
+
+
+def test_films_say_what_is_known_of_their_frames() -> None:
+    audio, _ = _talk(4.0, 6)
+    measures = np.full((100, len(MEASURES)), 0.1, np.float32) + 0.01 * np.arange(100)[:, None] / 100
+    measures[40:50, 0] = 0.004
+    valid = np.ones(100, bool)
+    valid[70:72] = False
+    labels = film_labels(TalkingClip("a", audio, measures, valid, ((0, 100),)))
+    assert np.isnan(labels[70:72, : N_MEASURES + 1]).all()
+    assert (labels[40:50, N_MEASURES] == 1).all() and labels[:40, N_MEASURES].max() == 0
+    assert labels.shape == (100, len(OUTPUTS))
+
+
+def test_short_pauses_are_speech_and_long_ones_are_not() -> None:
+    sound = np.random.default_rng(0).standard_normal(64_000).astype(np.float32) * 0.1
+    sound[16_000:17_600] = 0  # 100 ms
+    sound[32_000:40_000] = 0  # half a second
+    speaks = speaking(sound, 100)
+    assert speaks[24:28].min() == 1
+    assert speaks[51:62].max() == 0
 
 
 def test_mouths_mean_the_same_seen_and_posed(tmp_path: Path) -> None:
@@ -189,38 +218,84 @@ def test_mouths_mean_the_same_seen_and_posed(tmp_path: Path) -> None:
     assert float(motion[:, 0].std()) == pytest.approx(1.0, abs=0.05)
 
 
-def test_training_finds_the_sound_of_a_mouth(trained: EncoderTrainer) -> None:
+def test_training_finds_the_mouth_of_a_sound(trained: NetworkTrainer) -> None:
     losses = trained.losses  # type: ignore[attr-defined]
     assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
     assert len(losses) == 60
-    figures = trained.validate()
-    assert figures["real_r"] > 0.8
+    assert trained.validate()["film_r"] > 0.8
     lines = (trained.out / "log.jsonl").read_text().splitlines()
     assert json.loads(lines[-1])["step"] == 60
 
 
-def test_the_detector_names_the_offset_of_a_clip_it_never_heard(
-    trained: EncoderTrainer, tmp_path: Path
+def test_the_written_model_says_measures_in_units_of_their_spread(
+    trained: NetworkTrainer, tmp_path: Path
 ) -> None:
-    write_models(trained.model, tmp_path / "encoder.onnx", tmp_path / "sync.onnx")
-    encoder = SpeechEncoder.read(tmp_path / "encoder.onnx")
-    assert encoder.n_embedding == 32
-    windows = np.random.default_rng(0).uniform(-4, 4, (5, 1, 80, 16)).astype(np.float32)
+    mean, spread = trained.usual()
+    write_model(trained.average, mean, spread, tmp_path / "model.onnx")
+    model = read_generic(tmp_path / "model.onnx")
+    windows = np.random.default_rng(0).uniform(-4, 4, (5, 1, 80, 65)).astype(np.float32)
     with torch.no_grad():
-        expected = trained.model.audio.eval()(torch.from_numpy(windows)).numpy()
-    np.testing.assert_allclose(encoder(windows), expected, atol=1e-4)
-    detector = SyncDetector(encoder, (tmp_path / "sync.onnx").read_bytes())
-    right = sum(
-        np.count_nonzero(np.abs(detector.scores(_clip(12.0, 50 + k)).argmax(axis=1) - REACH) <= 1)
-        for k in range(3)
-    )
-    n_windows = sum(len(detector.scores(_clip(12.0, 50 + k))) for k in range(3))
-    assert right / n_windows > 0.5  # chance is 0.14
+        said, embedding = (v.numpy() for v in trained.average(torch.from_numpy(windows)))
+    said[:, :N_MEASURES] = (said[:, :N_MEASURES] - mean) / spread
+    np.testing.assert_allclose(model(windows), np.hstack([said, embedding]), atol=1e-3)
+
+
+def test_the_detector_names_the_offset_of_a_clip_it_never_heard(
+    trained: NetworkTrainer, tmp_path: Path
+) -> None:
+    write_model(trained.average, *trained.usual(), tmp_path / "model.onnx")
+    detector = SyncDetector(read_generic(tmp_path / "model.onnx"))
     late = detector.offset(_clip(20.0, 60, late_frames=4))
     assert late.frames == pytest.approx(4, abs=1)
     assert late.is_sure
     assert "the lips lag behind the sound by" in str(late.sentence())
     assert detector.offset(_clip(20.0, 61)).sentence() is None
+
+
+def test_what_nobody_knows_costs_nothing() -> None:
+    from synctalk_trainer.audio_visual.training import _losses
+
+    said = torch.zeros(1, 4, len(OUTPUTS) + HINTS, requires_grad=True)
+    labels = torch.full(said.shape, float("nan"))
+    labels[0, :, len(OUTPUTS) - 1] = 1.0
+    total = torch.stack(list(_losses(said, labels).values())).sum()
+    total.backward()
+    assert said.grad is not None
+    told = said.grad[..., len(OUTPUTS) - 1].clone()
+    said.grad[..., len(OUTPUTS) - 1] = 0
+    assert float(said.grad.abs().max()) == 0
+    assert float(told.max()) < 0
+
+
+class _Echo:
+    """Stands in for Whisper: hears the level of the sound in each step, and noise."""
+
+    def hear(self, audio: np.ndarray) -> np.ndarray:
+        steps = -(-len(audio) // 320)
+        padded = np.pad(audio, (0, steps * 320 - len(audio))).reshape(steps, 320)
+        level = np.sqrt(np.mean(padded**2, axis=1))[:, None]
+        return np.hstack([level, np.random.default_rng(0).standard_normal((steps, 7))]).astype(np.float16)
+
+
+def test_a_teacher_says_what_unfilmed_mouths_do() -> None:
+    echo: Any = _Echo()
+    taught = teacher.fit_teacher([gather.hear_film(_clip(20.0, k), echo) for k in range(3)], ridge=10.0)
+    audio, opening = _talk(12.0, 77)
+    said = taught.says(echo.hear(audio), len(opening))
+    assert said.shape == (len(opening), N_MEASURES + 1)
+    assert np.corrcoef(said[:, 0], opening)[0, 1] > 0.8
+    builder = CorpusBuilder(np.random.default_rng(0))
+    gather.add_voice(builder, audio, echo.hear(audio), taught, False, 1)
+    gather.add_nobody(builder, 3)
+    corpus = builder.build()
+    assert sorted(set(corpus.sounds[:, 3])) == [KINDS.index("voice"), KINDS.index("nobody")]
+    assert np.isnan(corpus.labels[-250:, 0]).all() and (corpus.labels[-250:, len(OUTPUTS) - 1] == 0).all()
+    assert np.isfinite(corpus.labels[: len(opening)]).all()
+
+
+def test_a_missing_teacher_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"CTranslate2|holds no model.bin"):
+        teacher.Whisper(tmp_path)
 
 
 def test_an_offset_that_windows_disagree_on_is_not_told() -> None:
@@ -234,36 +309,18 @@ def test_an_offset_that_windows_disagree_on_is_not_told() -> None:
     assert "the sound lags behind the lips by 120 ms" in str(Offset.of(late).sentence())
 
 
-def test_a_detector_fitted_to_a_subject_finds_its_shift() -> None:
-    generator = np.random.default_rng(0)
-    features = generator.standard_normal((600, 12)).astype(np.float32)
-    motion = features @ generator.standard_normal((12, len(MEASURES))).astype(np.float32)
-    shifted = np.roll(motion, 3, axis=0)
-    train, held = np.arange(400), [slice(420, 590)]
-    assert (fitted_scores(features, motion, train, held).argmax(axis=1) == REACH).all()
-    seen = np.concatenate([motion[:400], shifted[400:]])
-    assert (fitted_scores(features, seen, train, held).argmax(axis=1) == REACH + 3).all()
-
-
-def test_scores_compare_shifts_on_the_same_sound() -> None:
-    places = np.eye(90, dtype=np.float32)
-    scores = offset_scores(places, np.roll(places, -2, axis=0))
-    assert scores.shape == (3, 2 * REACH + 1)
-    assert (scores.argmax(axis=1) == REACH - 2).all()
-
-
 def test_resume_is_exact(tmp_path: Path) -> None:
-    corpus, settings = _corpus(), EncoderSettings(steps=6, segments=2, embedding=16)
+    corpus, settings = _corpus(), NetworkSettings(steps=6, segments=2)
     for name in ("whole", "parts"):
         (tmp_path / name).mkdir()
-    list(EncoderTrainer(corpus, settings, tmp_path / "whole").run())
-    stopped = EncoderTrainer(corpus, settings, tmp_path / "parts")
+    list(NetworkTrainer(corpus, settings, tmp_path / "whole").run())
+    stopped = NetworkTrainer(corpus, settings, tmp_path / "parts")
     for figures in stopped.run():
         assert np.isfinite(figures["loss"])
         if stopped.step == 3:
             break
     stopped.save()
-    again = EncoderTrainer(corpus, settings, tmp_path / "parts")
+    again = NetworkTrainer(corpus, settings, tmp_path / "parts")
     again.resume()
     assert again.step == 3
     list(again.run())
@@ -272,7 +329,7 @@ def test_resume_is_exact(tmp_path: Path) -> None:
     assert whole.keys() == parts.keys()
     for name, values in whole.items():
         np.testing.assert_array_equal(values, parts[name], err_msg=name)
-    other = EncoderTrainer(corpus, dataclasses.replace(settings, seed=1), tmp_path / "parts")
+    other = NetworkTrainer(corpus, dataclasses.replace(settings, seed=1), tmp_path / "parts")
     with pytest.raises(TrainingError, match="other settings"):
         other.resume()
 
@@ -294,18 +351,19 @@ def _write_clip(folder: Path, seed: int, n: int = 150) -> None:
 def test_the_command_trains_from_folders_and_goes_on(tmp_path: Path) -> None:
     for k in range(2):
         _write_clip(tmp_path / "clips" / str(k), k)
-    out = tmp_path / "encoder.onnx"
-    given: dict[str, Any] = {"utterances": 0, "variations": 1, "segments": 2, "embedding": 16, "threads": 1}
+    out = tmp_path / "model.onnx"
+    given: dict[str, Any] = {"utterances": 0, "variations": 1, "threads": 1}
     train_audio([tmp_path / "clips"], out, steps=2, **given)
-    assert SpeechEncoder.read(out).n_embedding == 16
-    assert (tmp_path / "encoder.sync.onnx").exists()
-    assert (tmp_path / "encoder.onnx.train" / "curves.png").exists()
+    assert read_generic(out).n_embedding == len(OUTPUTS) + 128
+    assert (tmp_path / "model.onnx.train" / "curves.png").exists()
     with pytest.raises(TrainingError, match="--resume"):
         train_audio([tmp_path / "clips"], out, steps=2, **given)
     before = out.read_bytes()
     train_audio([tmp_path / "clips"], out, steps=4, resume=True, **given)
     assert out.read_bytes() != before
     assert not list(tmp_path.glob("**/*.tmp"))
+    with pytest.raises(DatasetError, match="--teacher"):
+        train_audio([tmp_path / "clips"], tmp_path / "b.onnx", voices=[tmp_path], steps=1, **given)
 
 
 def test_folders_without_clips_are_refused(tmp_path: Path) -> None:
@@ -314,7 +372,7 @@ def test_folders_without_clips_are_refused(tmp_path: Path) -> None:
     (tmp_path / "dataset.json").write_text("{}", encoding="utf-8")
     with pytest.raises(DatasetError, match="not a dataset with landmarks"):
         read_clip(tmp_path)
-    with pytest.raises(DatasetError, match="nothing to train on"):
+    with pytest.raises(DatasetError, match="nothing to learn mouths from"):
         train_audio([], tmp_path / "e.onnx", steps=1, utterances=0)
 
 
@@ -356,118 +414,8 @@ def test_every_sound_has_a_mouth_shape() -> None:
     assert ipa_shapes("ˈ") == ("rest",)
 
 
-def _onnx(tmp_path: Path, module: torch.nn.Module, shape: tuple[int, ...], free: bool = True) -> Path:
-    path = tmp_path / "other.onnx"
-    axes = {"x": {0: "N"}, "y": {0: "N"}} if free else {}
-    torch.onnx.export(
-        module.eval(),
-        (torch.zeros(shape),),
-        path,
-        dynamo=False,
-        input_names=["x"],
-        output_names=["y"],
-        dynamic_axes=axes,
-        opset_version=17,
-    )
-    return path
-
-
-class _Published(torch.nn.Module):
-    """The outer shape of the published encoders: 512 channels and two axes of size 1."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = torch.nn.Sequential(
-            torch.nn.Conv2d(1, 8, 3, (5, 4), 1), torch.nn.ReLU(), torch.nn.Conv2d(8, 512, (16, 4))
-        )
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y: torch.Tensor = self.layers(x)
-        return y
-
-
-class _Neighbourly(torch.nn.Module):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x.flatten(1)[:, :9] - x.flatten(1)[:, :9].mean(dim=0, keepdim=True)
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_encoders_of_users_must_keep_the_contract(tmp_path: Path) -> None:
-    published = SpeechEncoder.read(_onnx(tmp_path, _Published(), (3, 1, 80, 16)))
-    assert published.n_embedding == 512
-    assert published(np.zeros((2, 1, 80, 16), np.float32)).shape == (2, 512)
-    assert published(np.zeros((0, 1, 80, 16), np.float32)).shape == (0, 512)
-    flat = torch.nn.Flatten()
-    for module, shape, free, said in (
-        (flat, (3, 1, 40, 16), True, r"computes .*40.*expected float32 \[N, 1, 80, 16\]"),
-        (flat, (3, 1, 80, 16), False, "with N free"),
-        (flat, (3, 1, 80, 16), True, "1280 values a window, at most 1024"),
-        (_Neighbourly(), (3, 1, 80, 16), True, "in other company"),
-    ):
-        with pytest.raises(ModelError, match=said):
-            SpeechEncoder.read(_onnx(tmp_path, module, shape, free))
-    with pytest.raises(ModelError, match="cannot be read"):
-        SpeechEncoder.read(tmp_path / "none.onnx")
-    (tmp_path / "broken.onnx").write_bytes(b"not a model")
-    with pytest.raises(ModelError, match="not a model that ONNX Runtime loads"):
-        SpeechEncoder.read(tmp_path / "broken.onnx")
-
-
-def _fitted(tmp_path: Path, speech: SpeechEncoder | None) -> tuple[KernelEncoder, torch.Tensor]:
-    """A kernel encoder fitted to a target that one embedding tells and the mel bands' mean does not."""
-    spec = preset("tiny")
-    generator = np.random.default_rng(0)
-    windows = torch.from_numpy(generator.uniform(-4, 4, (400, 1, 80, 24)).astype(np.float32))
-    target = torch.from_numpy(generator.standard_normal((400, 8)).astype(np.float32))
-    encoder = KernelEncoder(spec.audio, 8, speech)
-    fit = fit_kernel(encoder, windows, target, np.arange(400), np.zeros(400, np.int64), generator)
-    assert np.isfinite(fit.error)
-    return encoder, windows
-
-
-def test_the_packaged_encoder_is_heard_unless_a_preset_learns_its_own() -> None:
-    for name in ("default", "tiny"):
-        heard = chosen_encoder(usual_encoder(name))
-        assert heard is not None and heard.model == default_encoder().model
-    assert chosen_encoder(usual_encoder("paper")) is None
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_speech_encoder_travels_inside_the_bundles_audio_network(tmp_path: Path) -> None:
-    speech = SpeechEncoder.read(_onnx(tmp_path, _Published(), (3, 1, 80, 16)))
-    encoder, windows = _fitted(tmp_path, speech)
-    session = onnxruntime.InferenceSession(audio_model(encoder, preset("tiny")))
-    for n in (1, 7):
-        (got,) = session.run(None, {"mel_windows": windows[:n].numpy()})
-        np.testing.assert_allclose(got, encoder(windows[:n]).numpy(), atol=1e-4)
-    inputs = encoder.inputs(windows[:2])
-    assert inputs.shape == (2, 40 * 24 + 512)
-    last = speech(windows[:2, :, :, 8:].numpy())
-    np.testing.assert_allclose(inputs[:, -512:].numpy(), last, atol=1e-6)
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_what_the_kernel_hears_beside_the_bands_counts(tmp_path: Path) -> None:
-    encoder, windows = _fitted(tmp_path, SpeechEncoder.read(_onnx(tmp_path, _Published(), (3, 1, 80, 16))))
-    before = encoder(windows[:4])
-    encoder.components[encoder.n_pooled :] = 0
-    assert float((encoder(windows[:4]) - before).abs().max()) > 1e-3
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_fit_leans_on_the_speech_encoder_that_knows_the_mouth(tmp_path: Path) -> None:
-    speech = SpeechEncoder.read(_onnx(tmp_path, _Published(), (3, 1, 80, 16)))
-    generator = np.random.default_rng(0)
-    level = generator.uniform(-4, 4, (600, 1, 10, 24)).repeat(8, axis=2).astype(np.float32)
-    windows = torch.from_numpy(level)
-    known = speech(level[:, :, :, 8:])
-    _, _, axes = np.linalg.svd(known - known.mean(axis=0), full_matrices=False)
-    mouth = torch.from_numpy((known - known.mean(axis=0)) @ axes[:2].T)
-    fits = {}
-    for hears in (None, speech):
-        encoder = KernelEncoder(preset("tiny").audio, 2, hears)
-        rng = np.random.default_rng(1)
-        fits[hears] = fit_kernel(encoder, windows, mouth, np.arange(600), np.zeros(600, np.int64), rng)
-    assert fits[None].speech_weight == 0.0
-    assert fits[speech].speech_weight == 1.0
-    assert fits[speech].error < 0.9 * fits[None].error
+def test_the_packaged_model_keeps_its_contract() -> None:
+    model = generic_model()
+    assert model.n_embedding == len(OUTPUTS) + 128
+    assert len(model.model) < 2 << 20
+    assert AUDIO.lookahead_ms <= 120

@@ -97,7 +97,7 @@ def test_a_folder_is_needed_and_names_must_differ(
     code, _, err = _run(capsys, "speak", bundle, *sounds, "-o", tmp_path / "out")
     assert code == 1
     assert "rename them" in err
-    with pytest.raises(MediaError, match="its own mp4"):
+    with pytest.raises(MediaError, match="is an input"):
         plan([tmp_path / "film.mp4"], tmp_path)
 
 

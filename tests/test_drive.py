@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import pytest
 pytest.importorskip("cv2", reason="mediapipe's OpenCV is not installed")
 
 
-from synctalk_trainer.drive import drive, frame_loudness, quiet_frames
+from synctalk_trainer.drive import Drive, drive, frame_loudness, quiet_frames, watch
 
 RATE, SIZE = 16_000, 48
 REST, OPEN = 0.2, 6.0
@@ -45,8 +46,12 @@ def _detect(pictures: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     return points, np.ones(len(pictures), bool)
 
 
+def _driven(*arguments: Any) -> Drive:
+    return drive([watch(*arguments)])
+
+
 def test_a_mouth_that_follows_the_sound_passes() -> None:
-    result = drive(lambda s: _frames(_openings(s)), _sound(), _detect)
+    result = _driven(lambda s: _frames(_openings(s)), _sound(), _detect)
     assert result.failures == []
     assert result.frames == result.frames_expected == 200
     assert result.mouth.loudness_lag_ms == 0
@@ -57,12 +62,12 @@ def test_a_mouth_that_follows_the_sound_passes() -> None:
 
 
 def test_a_late_mouth_shows_its_lag() -> None:
-    result = drive(lambda s: _frames(_openings(s, late=3)), _sound(), _detect)
+    result = _driven(lambda s: _frames(_openings(s, late=3)), _sound(), _detect)
     assert result.mouth.loudness_lag_ms == 120
 
 
 def test_a_mouth_that_stays_open_fails() -> None:
-    result = drive(lambda s: _frames(_openings(s) + 3), _sound(), _detect)
+    result = _driven(lambda s: _frames(_openings(s) + 3), _sound(), _detect)
     assert "stays open in silence" in result.failures[0]
 
 
@@ -71,15 +76,15 @@ def test_a_missing_frame_and_a_flash_fail() -> None:
         for i, picture in enumerate(_frames(_openings(samples)[:-1])):
             yield picture // 3 if i == 50 else picture
 
-    failures = drive(speak, _sound(), _detect).failures
+    failures = _driven(speak, _sound(), _detect).failures
     assert failures[0] == "199 frames instead of 200"
     assert "jumps" in failures[1]
 
 
 def test_no_frames_and_no_face_do_not_break() -> None:
-    nothing = drive(lambda s: iter(()), _sound(), _detect)
+    nothing = _driven(lambda s: iter(()), _sound(), _detect)
     assert nothing.frames == 0
-    blind = drive(
+    blind = _driven(
         lambda s: _frames(_openings(s)), _sound(), lambda p: (_detect(p)[0], np.zeros(len(p), bool))
     )
     assert blind.frames_without_face == 200
@@ -88,7 +93,7 @@ def test_no_frames_and_no_face_do_not_break() -> None:
 
 def test_a_wrong_picture_is_refused() -> None:
     with pytest.raises(ValueError, match="frame 0 is float64"):
-        drive(lambda s: iter([np.zeros((4, 4, 3))]), _sound(), _detect)
+        _driven(lambda s: iter([np.zeros((4, 4, 3))]), _sound(), _detect)
 
 
 def test_quiet_frames_keep_away_from_speech() -> None:
@@ -98,3 +103,20 @@ def test_quiet_frames_keep_away_from_speech() -> None:
     assert np.flatnonzero(quiet_frames(loudness)).tolist() == [14, 15, 16, 17]
     loudness[30:] = -80
     assert np.flatnonzero(quiet_frames(loudness)).tolist() == [14, 15, 16, 17, *range(34, 40)]
+
+
+def test_sounds_of_one_voice_are_judged_together() -> None:
+    parts = [_sound(4.0), _sound(8.0)]
+    result = drive([watch(lambda s: _frames(_openings(s, late=2)), part, _detect) for part in parts])
+    assert result.frames == result.frames_expected == 300
+    assert result.mouth.loudness_lag_ms == 80
+    assert result.mouth.loudness_r > 0.95
+    assert result.mouth.silent_frames >= 60
+    assert result.fps > 0
+
+
+def test_frames_without_a_face_are_counted_without_a_warning() -> None:
+    def blind(pictures: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        return np.zeros((len(pictures), 478, 3), np.float32), np.zeros(len(pictures), bool)
+
+    assert _driven(lambda s: _frames(_openings(s)), _sound(), blind).frames_without_face == 200

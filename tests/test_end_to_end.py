@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import av
@@ -11,9 +10,6 @@ import numpy as np
 import pytest
 from synctalk.cli import main
 from synctalk_trainer.synthetic import synthesize
-
-_SHARED = Path(os.environ.get("SYNCTALK_SHARED", Path(__file__).parents[2] / "shared"))
-_MODELS = _SHARED / "models"
 
 
 def _run(*arguments: object) -> None:
@@ -23,21 +19,15 @@ def _run(*arguments: object) -> None:
     assert not ended.value.code, f"synctalk {arguments[0]} ended with {ended.value.code}"
 
 
-@pytest.mark.skipif(
-    not (_MODELS / "face_landmarker.task").exists(),
-    reason="needs the face landmarker's model (SYNCTALK_SHARED)",
-)
 def test_a_video_becomes_an_avatar_that_speaks(tmp_path: Path) -> None:
     clip, data, run, bundle = (tmp_path / name for name in ("clip", "data", "run", "small.avatar"))
     synthesize(clip, seconds=8.0, size=160, seed=3, head=None, voice="babble")
-    models = ("--landmarker", _MODELS / "face_landmarker.task")
-    segmenter = ("--segmenter", _MODELS / "selfie_segmentation.tflite")
-    _run("prepare", clip / "video.mp4", "-o", data, "--size", 96, *models, *segmenter)
+    _run("prepare", clip / "video.mp4", "-o", data, "--size", 96)
     truth, pose = np.load(clip / "truth.npz"), np.load(data / "pose.npz")
     assert len(pose["rotation"]) == len(truth["rotation"]) == 200
     _run("train", data, "-o", run, "--preset", "tiny", "--steps", 200, "--threads", 2)
-    assert (run / "encoder.onnx").is_file()  # heard unless one asks for none
-    _run("evaluate", run, "--frames", 12, *models, "--json", tmp_path / "figures.json")
+    assert (run / "speech_to_mouth.onnx").is_file()  # heard unless one asks for none
+    _run("evaluate", run, "--frames", 12, "--json", tmp_path / "figures.json")
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert figures["psnr_full"] > 19
     assert figures["psnr_head"] > 12
@@ -52,6 +42,24 @@ def test_a_video_becomes_an_avatar_that_speaks(tmp_path: Path) -> None:
     } <= figures.keys()
     _run("export", run, "-o", bundle, "--plate-seconds", 2)
     _run("verify", bundle)
+    _run(
+        "evaluate",
+        run,
+        bundle,
+        "--voices",
+        data,
+        "-o",
+        tmp_path / "voices",
+        "--frames",
+        20,
+        "--film",
+    )
+    pairs = json.loads((tmp_path / "voices" / "voices.json").read_text())["pairs"]
+    assert [(pair["avatar"], pair["own_voice"]) for pair in pairs] == [("run", True), ("small", False)]
+    assert {path.name for path in (tmp_path / "voices" / "films").iterdir()} == {
+        "run--data.mp4",
+        "small--data.mp4",
+    }
     sound = data / "audio.wav"
     _run("speak", bundle, sound, "-o", tmp_path / "out.mp4")
     with av.open(str(tmp_path / "out.mp4")) as container:

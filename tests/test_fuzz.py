@@ -15,6 +15,7 @@ import resource
 import signal
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,12 +30,12 @@ import soundfile
 from fake_avatar import write_tiny_bundle
 from hypothesis import given
 from hypothesis import strategies as st
-from synctalk.audio import as_samples
 from synctalk.bundle import open_bundle, packed_zip, read_members, verify_bundle
 from synctalk.consent import Consent
 from synctalk.errors import BundleError, MediaError
 from synctalk.manifest import MANIFEST
 from synctalk.media import read_audio
+from synctalk.sound import SampleStream, open_sound
 
 LIMIT_S, HANG_S = 10, 60
 """Seconds of the processor, and of the clock: the machine may be busy."""
@@ -245,12 +246,71 @@ def test_noise_instead_of_a_sound(content: bytes, head: bytes, sounds: Costs) ->
     _read(head + content, sounds)
 
 
-@given(chunk=st.binary(max_size=400))
-def test_bytes_as_samples(chunk: bytes) -> None:
-    try:
-        assert as_samples(chunk).dtype.kind in "if"
-    except MediaError:
-        assert len(chunk) % 2
+PIECES = st.lists(
+    st.binary(max_size=60)
+    | st.sampled_from([b"RIFF", b"RIFF\0\0\0\0WAVE", b"WAVEfmt \x10\0\0\0", b"data\0\0\0\0", b"fLaC"]),
+    max_size=12,
+)
+
+
+@given(pieces=PIECES, rate=st.sampled_from([None, 8_000, 16_000, 44_100]), cut=st.integers(1, 40))
+def test_bytes_as_samples(pieces: list[bytes], rate: int | None, cut: int, sounds: Costs) -> None:
+    content, stream = b"".join(pieces), SampleStream(rate)
+    with _bounded(sounds):
+        for at in range(0, len(content), cut):
+            try:
+                mono = stream.push(content[at : at + cut])
+            except (MediaError, ValueError):
+                return
+            assert mono.dtype == np.float32
+            assert mono.ndim == 1
+            assert not mono.size or np.abs(mono).max() <= 1.0
+
+
+@given(
+    edits=EDITS,
+    cut=st.integers(1, 2_000),
+    form=st.sampled_from(["WAV", "FLAC", "OGG", "MP3", "mp4", "matroska"]),
+)
+def test_damaged_sounds_in_chunks(
+    edits: list[tuple[str, float, bytes]], cut: int, form: str, sounds: Costs
+) -> None:
+    content = _edited(_sound(form), edits, window=600)
+    with _bounded(sounds):
+        try:
+            sound = open_sound(content[at : at + cut] for at in range(0, len(content), cut))
+            pieces = list(sound)
+        except (MediaError, ValueError):
+            return
+    assert all(np.isfinite(piece).all() for piece in pieces)
+
+
+SHAPES = st.lists(st.integers(0, 12), max_size=3).map(tuple)
+KINDS = st.sampled_from(["<i2", ">i2", "i4", "i8", "u1", "u2", "f2", "f4", "f8", "?", "c8", "O", "U3"])
+
+
+@given(
+    shapes=st.lists(SHAPES, max_size=4),
+    kind=KINDS,
+    value=st.sampled_from([0, 1, -1, 300, 10**6, np.nan, np.inf]),
+)
+def test_arrays_of_any_shape_and_type(
+    shapes: list[tuple[int, ...]], kind: str, value: float, sounds: Costs
+) -> None:
+    with _bounded(sounds), np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of making the array
+        stream = SampleStream(16_000)
+        for shape in shapes:
+            try:
+                chunk = np.full(shape, value).astype(kind)
+            except (ValueError, OverflowError):
+                return
+            try:
+                mono = stream.push(chunk)
+            except (MediaError, TypeError):
+                return
+            assert mono.dtype == np.float32
+            assert not mono.size or np.abs(mono).max() <= 1.0
 
 
 @given(text=st.text(max_size=100))

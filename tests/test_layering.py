@@ -15,10 +15,12 @@ ROOT = Path(__file__).resolve().parents[1]
 SDK = ROOT / "sdk" / "synctalk"
 
 LAYERS = (
-    {"errors", "rows", "spec_versions", "deprecation", "_version", "_native"},
-    {"keys", "spec"},
-    {"geometry", "prosody"},
+    {"errors", "forks", "rows", "spec_versions", "deprecation", "_version", "_native"},
+    {"keys", "outputs", "spec"},
+    {"geometry", "pictures", "prosody"},
     {"audio", "control", "frame", "manifest", "render", "watermark"},
+    {"sound_file", "voice"},
+    {"sound"},
     {"bundle", "consent", "media", "condition", "track"},
     {"credentials", "signing", "tensorrt"},
     {"backends", "expression", "gpu", "idle"},

@@ -152,7 +152,9 @@ def test_short_sound_is_warned_of(tmp_path: Path) -> None:
     detectors = Detectors(FakeLandmarker(), FakeSegmenter())
     done = prepare(video, tmp_path / "d", PLAIN, ("media",), console=QUIET, detectors=detectors)
     assert done.n_frames == 138
-    assert [warning["code"] for warning in done.warnings] == ["short_audio"]
+    audio, clip = done.warnings
+    assert (audio["code"], clip["code"]) == ("short_audio", "short_clip")
+    assert clip["message"].startswith("the clip has 6 s, 114 s below the two minutes")
 
 
 def test_no_face_is_refused(tmp_path: Path) -> None:

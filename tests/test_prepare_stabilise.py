@@ -17,10 +17,11 @@ from synctalk_trainer.prepare.bundle_adjust import (
     predict,
 )
 from synctalk_trainer.prepare.pose import Fit
-from synctalk_trainer.prepare.pose_step import diagnose, turning_range
+from synctalk_trainer.prepare.pose_step import diagnose, focal_words, turning_range, warn_of_poses
 from synctalk_trainer.prepare.stabilise import Clip, Stabilised, stabilise
 from synctalk_trainer.prepare.surface import surface_of
 from synctalk_trainer.prepare.tracks import choose_key_frames, follow, look_at, view_weights
+from synctalk_trainer.prepare.workspace import Options, Workspace
 
 SIZE, FOCAL, N = 256, 2.2 * 256, 150
 FLIP = np.diag([1.0, -1.0, -1.0])
@@ -111,6 +112,32 @@ def test_weak_focal_length_is_marked() -> None:
     assert diagnose(stabilise(still), still)["focal_is_weak"]
     assert diagnose(stabilise(noisy), noisy)["focal_is_weak"]
     assert not diagnose(stabilise(turning), turning)["focal_is_weak"]
+
+
+def test_no_turn_is_missing_where_the_head_turns_enough() -> None:
+    still, noisy, turning = clip_of(turn=0.15), clip_of(noise=0.3), clip_of(noise=0.005)
+    said = focal_words(diagnose(stabilise(still), still))
+    assert said.startswith("weakly determined") and "20° or more would tell" in said
+    turned = diagnose(stabilise(noisy), noisy)
+    assert max(turned["turns_deg"]) > 24
+    assert "20°" not in focal_words(turned) and "not followed exactly enough" in focal_words(turned)
+    assert focal_words(diagnose(stabilise(turning), turning)).startswith("determined to ")
+
+
+def test_warnings_name_the_places_to_look_at(tmp_path: Path) -> None:
+    clip = clip_of()
+    done = stabilise(clip)
+    done.n_tracks[10:15] = 3
+    done.track_px[50:60] *= 20
+    turned = done.fit.rotation.copy()
+    for frame in range(100, 110, 2):
+        turned[frame] = Rotation.from_euler("y", 20, degrees=True).as_matrix() @ turned[frame]
+    work = Workspace.open(tmp_path, None, Options())
+    warn_of_poses(work, replace(done, fit=replace(done.fit, rotation=turned)), clip)
+    few, loose, jump = (warning["message"] for warning in work.info["warnings"])
+    assert "could be followed at 0.4-0.6 s" in few
+    assert "do not move as one head at 2.0-2.4 s" in loose
+    assert "jumps at 4.0-4.4 s" in jump
 
 
 def test_turning_range_is_that_of_the_motion() -> None:

@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 from fake_faces import HAIR, FakeLandmarker, FakeSegmenter, draw_person, write_video
 from rich.console import Console
-from synctalk.errors import DatasetError, MediaError, ModelError
+from synctalk.errors import DatasetError, MediaError
 from synctalk_trainer.dataset import BACKGROUND, HEAD, TORSO, Dataset
 from synctalk_trainer.prepare import Options, Summary, prepare
 from synctalk_trainer.prepare.checks import read_takes, spans_of
-from synctalk_trainer.prepare.models import FACE_LANDMARKER, find_model
 from synctalk_trainer.prepare.pipeline import STEPS, Detectors
 
 ALL = tuple(step.name for step in STEPS)
@@ -145,7 +144,9 @@ def test_cut_splits_takes_or_is_refused(tmp_path: Path) -> None:
     moved = [draw_person(SIZE, SIZE / 2 + 14, SIZE / 2 + 4, FACE) for _ in range(130)]
     pictures = swaying(130)
     done = run(write_video(tmp_path / "a.mkv", pictures[:70] + moved[:70]), tmp_path / "d", "landmarks")
-    assert [w["code"] for w in done.warnings] == ["cut"]
+    (cut,) = (w for w in done.warnings if w["step"] == "landmarks")
+    assert cut["code"] == "cut" and "cuts at 2.8 s" in cut["message"]
+    assert cut["message"].endswith("the longest is 0.0-2.8 s")
     info = json.loads((tmp_path / "d/dataset.json").read_text())
     assert info["takes"] == [[0, 70], [70, 140]]
     with pytest.raises(MediaError, match="cuts at"):
@@ -162,11 +163,3 @@ def test_takes_file_that_is_none_is_refused(tmp_path: Path) -> None:
 
 def test_spans_are_runs_in_seconds() -> None:
     assert spans_of(np.array([1, 0, 1, 1, 0], bool)) == [(0.0, 0.04), (0.08, 0.16)]
-
-
-def test_wrong_model_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="no such file"):
-        find_model(FACE_LANDMARKER, tmp_path / "none.task")
-    (tmp_path / "wrong.task").write_bytes(b"wrong")
-    with pytest.raises(ModelError, match="not the pinned"):
-        find_model(FACE_LANDMARKER, tmp_path / "wrong.task")

@@ -203,6 +203,31 @@ def test_decode_reads_sound_files_with_limits() -> None:
             decode(data, max_s=1.0)
 
 
+@pytest.mark.parametrize(
+    ("form", "codec"),
+    [("ipod", "aac"), ("mp4", "aac"), ("webm", "libopus"), ("ogg", "libopus"), ("mp3", "libmp3lame")],
+)
+def test_decode_reads_what_telephones_and_browsers_record(form: str, codec: str) -> None:
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format=form) as container:
+        stream = container.add_stream(codec, rate=48_000, layout="mono")
+        tone = (0.3 * np.sin(np.arange(48_000) / 20)).astype(np.float32)
+        fifo = av.AudioFifo()
+        sound = av.AudioFrame.from_ndarray(tone[None], "fltp", "mono")
+        sound.sample_rate = 48_000
+        for piece in av.AudioResampler(format=stream.format, layout="mono", rate=48_000).resample(sound):
+            fifo.write(piece)
+        while (piece := fifo.read(stream.frame_size or 1024, partial=True)) is not None:
+            container.mux(stream.encode(piece))
+        container.mux(stream.encode(None))
+    samples, rate = decode(buffer.getvalue(), max_s=2.0)
+    assert rate == 48_000
+    assert len(samples) == pytest.approx(48_000, abs=2_500)
+    assert np.std(samples[9_000:30_000]) == pytest.approx(0.3 / np.sqrt(2), rel=0.05)
+    with pytest.raises(MediaError, match="longer"):
+        decode(buffer.getvalue(), max_s=0.5)
+
+
 def test_decode_survives_flipped_bytes() -> None:
     generator = np.random.default_rng(0)
     for _ in range(200):

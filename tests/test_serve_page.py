@@ -119,6 +119,22 @@ def test_a_wav_makes_the_face_talk_until_it_is_interrupted(
     server.wait_for_sessions(0)
 
 
+def test_a_sound_that_the_browser_cannot_read_is_sent_to_the_server(
+    browser: Chromium, server: Running, wav: Path, tmp_path: Path
+) -> None:
+    soundfile.write(tmp_path / "bursts.aiff", soundfile.read(wav)[0], RATE)
+    (tmp_path / "none.aiff").write_bytes(b"nothing")
+    tab = _start(browser, server, "websocket")
+    tab.eval(WATCH)
+    _rows(tab, 4)
+    tab.choose_file("#file", tmp_path / "bursts.aiff")
+    tab.wait("document.getElementById('status').innerText.includes('Speaking')")
+    tab.choose_file("#file", tmp_path / "none.aiff")
+    tab.wait("document.getElementById('message').textContent.includes('none.aiff: this is no sound')")
+    tab.close()
+    server.wait_for_sessions(0)
+
+
 def test_sliders_and_background_reach_the_picture(browser: Chromium, server: Running) -> None:
     tab = _start(browser, server, "websocket")
     tab.eval(WATCH)

@@ -13,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from synctalk import _native
 from synctalk.errors import MediaError, ModelError
+from synctalk_trainer.prepare.landmarks import MediaPipeLandmarker
 from synctalk_trainer.synthetic import synthesize
 from synctalk_trainer.synthetic.motion import move
 from synctalk_trainer.synthetic.plain_head import plain_head
@@ -22,7 +23,6 @@ from synctalk_trainer.synthetic.speech import SAMPLE_RATE, babble, mouth_shapes,
 SECONDS, SIZE = 2.0, 128
 SHARED = Path(os.environ.get("SYNCTALK_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 MESH = SHARED / "data" / "head" / "ict_facekit_light.npz"
-LANDMARKER = SHARED / "models" / "face_landmarker.task"
 
 
 def _has_espeak() -> bool:
@@ -204,25 +204,13 @@ def test_the_ict_mesh_becomes_a_head_of_human_size() -> None:
     assert head.lashes.shape[1:] == (4, 3) and np.isfinite(head.lashes).all()
 
 
-@pytest.mark.skipif(not LANDMARKER.exists(), reason=f"the face landmarker is not at {LANDMARKER}")
 def test_the_face_landmarker_finds_the_plain_head(
     truth: dict[str, NDArray[np.float32]], pictures: NDArray[np.uint8]
 ) -> None:
-    mediapipe = pytest.importorskip("mediapipe")
-    vision = mediapipe.tasks.vision
-    options = vision.FaceLandmarkerOptions(
-        base_options=mediapipe.tasks.BaseOptions(model_asset_path=str(LANDMARKER)),
-        output_face_blendshapes=False,
-    )
-    gaps = []
-    with vision.FaceLandmarker.create_from_options(options) as detector:
-        for picture in pictures[::2]:
-            image = mediapipe.Image(
-                image_format=mediapipe.ImageFormat.SRGB, data=np.ascontiguousarray(picture)
-            )
-            faces = detector.detect(image).face_landmarks
-            assert faces
-            gaps.append(np.hypot(faces[0][13].x - faces[0][14].x, faces[0][13].y - faces[0][14].y))
+    landmarker = MediaPipeLandmarker()
+    faces = [landmarker.detect(picture) for picture in pictures[::2]]
+    landmarker.close()
+    gaps = [np.hypot(*(face.points[13, :2] - face.points[14, :2])) for (face,) in faces]
     assert np.corrcoef(gaps, truth["aperture_m"][::2])[0, 1] > 0.8
 
 

@@ -15,12 +15,13 @@ from synctalk.bundle import TENSORS, tensor_ranges
 from synctalk.errors import ExportError
 from synctalk.spec import PLANES, Spec
 from synctalk.tensorrt.plugin import NAMESPACE
-from synctalk_trainer.modules import Field, KernelEncoder
+from synctalk_trainer.audio_branch import KernelEncoder
+from synctalk_trainer.modules import Field
 from synctalk_trainer.upsampler import Upsampler
 from torch import Tensor, nn
 
 from .plane_lookup import DOMAIN_VERSION, OPSET, PlaneLookupNode, body_of, trace
-from .speech_node import SPEECH_OPSETS, with_encoder
+from .speech_node import SPEECH_OPSETS, with_models
 
 __all__ = ["Colour", "Enlarge", "Head", "audio_model", "colour_model", "head_model", "upsampler_model"]
 
@@ -134,11 +135,11 @@ def colour_model(field: Field, spec: Spec) -> bytes:
 def audio_model(audio: nn.Module, spec: Spec) -> bytes:
     """``audio.onnx``."""
     design = spec.audio
-    inputs = {"mel_windows": torch.rand(3, design.n_taps, design.n_mels, design.window_columns)}
-    speech = audio.speech if isinstance(audio, KernelEncoder) else None
-    if speech is None:
+    inputs = {"mel_windows": torch.rand(3, design.n_taps, design.n_mels, design.window_values)}
+    heard_with = audio.models if isinstance(audio, KernelEncoder) else ()
+    if not heard_with:
         return _serialised(_traced(audio, inputs, ("condition",), "N", spec), "audio.onnx")
-    model = with_encoder(_traced(audio, inputs, ("condition",), "N", spec, SPEECH_OPSETS), speech)
+    model = with_models(_traced(audio, inputs, ("condition",), "N", spec, SPEECH_OPSETS), heard_with)
     _label(model, spec)
     return _serialised(model, "audio.onnx")
 

@@ -233,7 +233,7 @@ def _value_check(what: str, expected: Float, got: Float) -> Check:
 
 def _audio_check(subject: Subject, bundle: Bundle, generator: np.random.Generator) -> Check:
     audio = subject.spec.audio
-    shape = (_N_WINDOWS, audio.n_taps, audio.n_mels, audio.window_columns)
+    shape = (_N_WINDOWS, audio.n_taps, audio.n_mels, audio.window_values)
     windows = generator.uniform(-4, 4, shape).astype(np.float32)
     with torch.no_grad():
         expected = subject.audio(torch.from_numpy(windows)).numpy()

@@ -1,7 +1,7 @@
 """Sound in, mel features out: the only place they are computed, in training and at run time.
 
 Samples are float32 mono in -1..1. Mel column ``c`` is centred at sample ``c * hop_samples``; outside the
-sound there is silence (``SILENCE``). Every stream here (``Resampler``, ``MelStream``, ``SpeechGate``) returns
+sound there is silence (``AudioSpec.silence``). Every stream here (``Resampler``, ``MelStream``, ``SpeechGate``) returns
 the same values for every way of cutting the sound into chunks; the whole-file functions are one push and a flush.
 """
 
@@ -19,11 +19,12 @@ from synctalk.errors import MediaError
 from synctalk.spec import AudioSpec, Spec
 
 __all__ = [
-    "SILENCE",
+    "MAX_CHANNELS",
     "MelStream",
     "Resampler",
     "SpeechGate",
-    "as_samples",
+    "channels_last",
+    "downmix",
     "frame_count",
     "last_column",
     "loudness",
@@ -33,58 +34,116 @@ __all__ = [
     "speech_activity",
     "tap_windows",
     "to_mono",
+    "whole_rate",
     "window_starts",
 ]
 
 Float = NDArray[np.float32]
 Double = NDArray[np.float64]
 
-SILENCE = -4.0
-"""Value of every mel bin of digital silence, and of columns outside the sound."""
-
 _MIN_MAGNITUDE = 1e-5
 _REFERENCE_DB = 20.0
 _RANGE_DB = 100.0
-_INTEGER_SCALES = {np.dtype(np.int16): 2.0**15, np.dtype(np.int32): 2.0**31}
+_INTEGER_SCALES = {np.dtype(np.int8): 2.0**7, np.dtype(np.int16): 2.0**15, np.dtype(np.int32): 2.0**31}
+_RATES_HZ = (1_000, 768_000)
+_LOUDEST = 8.0
+"""Floats beyond are integers that were not scaled; between 1 and this they are clipped."""
+MAX_CHANNELS = 8
+"""An axis that is longer than this holds samples."""
 
 
-def as_samples(chunk: ArrayLike | bytes) -> NDArray[Any]:
-    """A chunk as samples, [n] or [n, channels]; bytes are little-endian 16-bit mono.
+def whole_rate(rate: object) -> int:
+    """A sample rate, given as any whole number (also NumPy's, or 16000.0).
 
-    Raises: MediaError: half a sample.
+    Raises: TypeError: no number; ValueError: not whole; MediaError: outside 1 kHz .. 768 kHz.
     """
-    if not isinstance(chunk, bytes | bytearray | memoryview):
-        return np.asarray(chunk)
-    if memoryview(chunk).nbytes % 2:
+    try:
+        if isinstance(rate, bool | str | bytes) or rate is None:
+            raise TypeError
+        value = float(rate)  # type: ignore[arg-type]
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"sample_rate: expected samples a second, such as 16000, got {rate!r}") from None
+    if value != value // 1:
+        raise ValueError(f"sample_rate: expected a whole number of samples a second, got {rate!r}")
+    if not _RATES_HZ[0] <= value <= _RATES_HZ[1]:
         raise MediaError(
-            f"{memoryview(chunk).nbytes} bytes are no whole number of 16-bit samples: cut between samples"
+            f"sample rate {value:.0f} Hz is outside 1000..768000 Hz: check the rate that was given"
         )
-    return np.frombuffer(chunk, "<i2")
+    return int(value)
+
+
+def channels_last(values: NDArray[Any], is_first: bool | None = None) -> tuple[NDArray[Any], bool | None]:
+    """Samples [n], or [n, channels] from either order, and whether channels came first, where that is unmistakable.
+
+    is_first: what an earlier chunk of the same sound showed, for chunks that are shorter than they have channels.
+    Raises: MediaError: more dimensions, too many channels, an order that cannot be told or that has changed.
+    """
+    if values.ndim == 1:
+        return values, is_first
+    if values.ndim != 2 or (len(values) and values.shape[1] == 0 and len(values) > MAX_CHANNELS):
+        raise MediaError(f"samples have shape {values.shape}: give [n] or [n, channels]")
+    rows, columns = values.shape
+    if values.size == 0:
+        return np.zeros(0, values.dtype), is_first
+    shows = None if (rows <= MAX_CHANNELS) == (columns <= MAX_CHANNELS) else rows <= MAX_CHANNELS
+    if shows is None and rows > MAX_CHANNELS:
+        raise MediaError(
+            f"samples have shape {values.shape}: give [n, channels] of at most {MAX_CHANNELS} channels"
+        )
+    if shows is not None and is_first is not None and shows != is_first:
+        raise MediaError(
+            f"a chunk of shape {values.shape} has its channels on the other axis than those before: "
+            "give [n, channels] throughout"
+        )
+    known = is_first if shows is None else shows
+    if known is None and columns > 1:
+        raise MediaError(
+            f"samples of shape {values.shape} may be {rows} samples of {columns} channels, or the other way round: "
+            f"give [n], or [n, channels] of more than {MAX_CHANNELS} samples first"
+        )
+    return (values.T if known else values), known
 
 
 def to_mono(samples: ArrayLike) -> Float:
-    """Bring samples to float32 mono in -1..1.
+    """Bring samples to float32 mono in -1..1; a new array.
 
-    samples: [n] or [n, channels]; int16, int32, uint8 (128 is zero) or any float, floats in -1..1. Channels are
-    averaged.
+    samples: [n], [n, channels] or [channels, n] (``channels_last``); int8, int16, int32, uint8 (128 is zero), int64
+    that fit into 16 bits (what lists of numbers become), or any float. Floats are in -1..1; louder ones are clipped.
+    Channels are averaged.
 
-    Raises: MediaError: another dtype or shape, or a NaN or infinity.
+    Raises: MediaError: another dtype or shape, a NaN or infinity, or floats of the size of integers.
     """
-    values = np.asarray(samples)
-    if values.ndim not in (1, 2) or (values.ndim == 2 and values.shape[1] == 0):
-        raise MediaError(f"samples have shape {values.shape}: give [n] or [n, channels]")
-    if values.dtype in _INTEGER_SCALES:
-        floats = values / _INTEGER_SCALES[values.dtype]
-    elif values.dtype == np.uint8:
-        floats = (values - 128.0) / 128.0
-    elif values.dtype.kind == "f":
-        floats = values
-    else:
-        raise MediaError(f"samples have dtype {values.dtype}: give int16, int32, uint8 or float")
-    if not np.isfinite(floats).all():
+    return downmix(channels_last(np.asarray(samples))[0])
+
+
+def downmix(values: NDArray[Any]) -> Float:
+    """As ``to_mono``, of samples [n] or [n, channels] whose order is known."""
+    floats = _as_floats(values)
+    if floats.size and not np.isfinite(peak := np.abs(floats).max()):
         raise MediaError("samples contain NaN or infinity: clean the sound first")
+    if floats.size and peak > _LOUDEST:
+        raise MediaError(
+            f"float samples reach {peak:.0f}, expected -1..1: divide them by 32768, or give them as int16"
+        )
     mono = floats.mean(axis=1, dtype=np.float64) if floats.ndim == 2 else floats
-    return np.ascontiguousarray(mono, np.float32)
+    return np.clip(np.asarray(mono, np.float32), np.float32(-1.0), np.float32(1.0))
+
+
+def _as_floats(values: NDArray[Any]) -> NDArray[Any]:
+    dtype = values.dtype.newbyteorder("=")
+    if dtype in _INTEGER_SCALES:
+        return np.asarray(values / _INTEGER_SCALES[dtype])
+    if dtype == np.uint8:
+        return np.asarray((values - 128.0) / 128.0)
+    if dtype == np.int64:
+        if values.size and max(-int(values.min()), int(values.max())) > 2**15:
+            raise MediaError(
+                "integers of 64 bits beyond 16 bits have no known full scale: give int16, int32 or float"
+            )
+        return np.asarray(values / 2.0**15)
+    if values.dtype.kind == "f":
+        return values
+    raise MediaError(f"samples have dtype {values.dtype}: give int16, int32, uint8 or float")
 
 
 class Resampler:
@@ -95,10 +154,7 @@ class Resampler:
 
         Raises: MediaError: a rate outside 1 kHz .. 768 kHz.
         """
-        if not 1_000 <= rate <= 768_000:
-            raise MediaError(
-                f"sample rate {rate} Hz is outside 1000..768000 Hz: check the rate that was given"
-            )
+        rate = whole_rate(rate)
         self._stream = (
             None if rate == target_rate else soxr.ResampleStream(rate, target_rate, 1, "float32", "HQ")
         )
@@ -203,12 +259,14 @@ class MelStream:
         decibel = 20.0 * np.log10(np.maximum(_MIN_MAGNITUDE, mel)) - _REFERENCE_DB
         self._pending = self._pending[n * spec.hop_samples :]
         self._n_columns += n
-        scaled: Float = np.clip(8.0 * (decibel + _RANGE_DB) / _RANGE_DB - 4.0, -4.0, 4.0).astype(np.float32)
+        scaled: Float = np.clip(8.0 * (decibel + _RANGE_DB) / _RANGE_DB - 4.0, spec.silence, 4.0).astype(
+            np.float32
+        )
         return scaled
 
 
 def mel_spectrogram(samples: Float, spec: AudioSpec) -> Float:
-    """Mel features of a whole sound, float32 [columns, n_mels] in -4..4.
+    """Mel features of a whole sound, float32 [columns, n_mels] in ``spec.silence``..4.
 
     samples: float32 [n] at ``spec.sample_rate``. Column ``c`` is centred at sample ``c * hop_samples``; there are
     ``1 + n // hop_samples`` (0 for an empty sound). Pre-emphasis, periodic Hann window, zeros outside the sound,
@@ -248,7 +306,9 @@ def tap_windows(
     starts = _first_columns(taps, audio, spec.fps)
     columns = starts[..., None] + np.arange(audio.window_columns) - first_column  # [N, taps, columns]
     held = (columns >= 0) & (columns < len(mel))
-    padded = np.concatenate([np.asarray(mel, np.float32), np.full((1, audio.n_mels), SILENCE, np.float32)])
+    padded = np.concatenate(
+        [np.asarray(mel, np.float32), np.full((1, audio.n_mels), audio.silence, np.float32)]
+    )
     windows = padded[np.where(held, columns, len(mel))]  # [N, taps, columns, mels]
     return np.ascontiguousarray(windows.swapaxes(-1, -2))
 
@@ -319,5 +379,5 @@ def speech_activity(mel: Float, n_frames: int, spec: Spec) -> Float:
     """
     last = np.array([last_column(i, spec.audio, spec.fps) for i in range(n_frames)], np.int64)
     n_missing = max(0, int(last.max(initial=-1)) + 1 - len(mel))
-    silence = np.full((n_missing, spec.audio.n_mels), SILENCE, np.float32)
+    silence = np.full((n_missing, spec.audio.n_mels), spec.audio.silence, np.float32)
     return SpeechGate(spec).push(np.concatenate([mel, silence]))[np.maximum(last, 0)]

@@ -12,24 +12,27 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
-from synctalk.audio import as_samples
 from synctalk.backends import Backend, BackendName, Detail, Device, Precision, create_backend
 from synctalk.bundle import open_bundle
 from synctalk.consent import check_consent
-from synctalk.credentials import attach_credentials
+from synctalk.credentials import attach_credentials, check_credentials
+from synctalk.errors import MediaError
 from synctalk.executor import Executor
 from synctalk.expression import Source
+from synctalk.forks import renew_in_children
 from synctalk.frame import Frame
 from synctalk.info import AvatarInfo, describe
-from synctalk.media import atomic_path, frame_sound, open_mp4, playable, read_audio
+from synctalk.media import least_bytes, open_mp4
 from synctalk.mock import MockBackend, MockBundle
+from synctalk.outputs import atomic_path, check_film, check_space
 from synctalk.paste import Paste
 from synctalk.session import Session, SyncSession
+from synctalk.sound import Audio, FilmSound, named_file, open_sound
 from synctalk.stage import Stage
 from synctalk.timeline import Limits, Pace, Timeline
 
@@ -42,9 +45,6 @@ DEMO = Path(__file__).parent / "demo"
 """Where the demo avatar and its sentence lie."""
 
 Float = NDArray[np.float32]
-Chunk: TypeAlias = NDArray[Any] | bytes
-Audio: TypeAlias = str | os.PathLike[str] | bytes | NDArray[Any] | Iterable[Chunk]
-"""A file's path or content, samples, or chunks of samples (arrays, or bytes of little-endian 16-bit mono)."""
 
 
 class Avatar:
@@ -56,6 +56,17 @@ class Avatar:
         self._stage = Stage(bundle, backend, watermark=watermark)
         self._executor: Executor | None = None
         self._executor_lock = threading.Lock()
+        renew_in_children(self)
+
+    def renew_after_fork(self) -> None:
+        """A child uses the weights that its parent loaded."""
+        self._executor_lock = threading.Lock()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "an avatar cannot be pickled: give the other process the bundle's path, and load it there with "
+            "Avatar.from_bundle"
+        )
 
     @staticmethod
     def from_bundle(
@@ -127,6 +138,11 @@ class Avatar:
             executor.close()
 
     @property
+    def path(self) -> Path | None:
+        """The bundle that was loaded; None for ``mock``."""
+        return getattr(self._bundle, "path", None)
+
+    @property
     def size(self) -> tuple[int, int]:
         """Width and height of a frame, pixels."""
         return self._stage.size
@@ -152,15 +168,16 @@ class Avatar:
     ) -> Iterator[Frame]:
         """Frames for a sound, ``ceil(fps * seconds)`` of them, each as soon as the sound it needs is there.
 
-        audio: a path; the bytes of a sound file; samples [n] or [n, channels] of int16, int32, uint8 or float; or an
-        iterable of such chunks (or of bytes: little-endian 16-bit mono), which is read no further than needed.
-        sample_rate: Hz, for samples and chunks. rgba: pictures with an alpha of the person (``person_alpha``).
+        audio: a path; the bytes of a sound file; an open binary file; samples [n], [n, channels] or [channels, n]; raw
+        bytes (little-endian 16-bit mono); or an iterable of samples or bytes, which is read no further than needed.
+        sample_rate: Hz, for samples and raw bytes; what has a rate of its own must agree. rgba: pictures with an alpha of the person (``person_alpha``).
         expression: ``generated`` adds blinks, and brows that follow the voice, to the recorded expression; ``recorded``
         is that alone. seed: of the blinks.
-        Raises: MediaError: a sound that cannot be read; ValueError: samples without ``sample_rate``.
+        Raises: MediaError: a sound that cannot be read; ValueError: samples without ``sample_rate``, or not the file's
+        own; TypeError: nothing that could be a sound.
         """
-        chunks, rate = _chunks(audio, sample_rate)
-        return _frames(Timeline(self._stage, rgba=rgba, expression=expression, seed=seed), chunks, rate)
+        sound = open_sound(audio, sample_rate)
+        return _frames(Timeline(self._stage, rgba=rgba, expression=expression, seed=seed), sound, sound.rate)
 
     def save(
         self,
@@ -179,20 +196,34 @@ class Avatar:
         audio, sample_rate, expression, seed: as for ``speak``. on_frame: called after each frame, to show progress. credentials: sign into
         the file that an AI made it (``synctalk.credentials``). paste: the
         full-size video to put the frames back into, from ``onto``; its own sound is not heard.
-        Raises: MediaError: a sound that cannot be read, or a place that cannot be written.
+        Raises: MediaError: a sound that cannot be read; a place that cannot be written, or is one of the inputs; no room;
+        keys that cannot sign. All that can be is checked before the first frame.
         """
-        if not isinstance(audio, str | os.PathLike | bytes | np.ndarray):
-            sound, sound_rate = None, self.sample_rate
-        else:
-            audio, sample_rate = _whole(audio, sample_rate)
-            sound, sound_rate = playable(audio, sample_rate)
-        frames = self.speak(audio, sample_rate, expression=expression, seed=seed)
+        check_film(path, self.path, named_file(audio), None if paste is None else paste.source)
+        if credentials:
+            check_credentials()
+        sound = open_sound(audio, sample_rate)
+        if sound.n_samples is not None:
+            size = self.size if paste is None else paste.size
+            check_space(path, least_bytes(sound.n_samples / sound.rate, size, self.fps))
+        film = FilmSound(sound.rate)
+        timeline = Timeline(self._stage, expression=expression, seed=seed)
+        frames = _frames(timeline, film.through(sound), sound.rate)
         show = (lambda frame: frame.image) if paste is None else self._pasted(paste)
         with atomic_path(path) as unsigned:
-            n_frames = self._write(unsigned, frames, sound, sound_rate, on_frame, show)
+            n_frames = self._write(unsigned, frames, film, on_frame, show)
             if credentials:
-                attach_credentials(unsigned, self._bundle.manifest.id, self._bundle.manifest.name)
+                self._sign(unsigned)
         return n_frames
+
+    def _sign(self, film: Path) -> None:
+        """Raises: MediaError: it cannot be signed; then it is kept under another name."""
+        try:
+            attach_credentials(film, self._bundle.manifest.id, self._bundle.manifest.name)
+        except MediaError as error:
+            kept = film.with_name(f"unsigned{film.name}")
+            film.rename(kept)
+            raise MediaError(f"{error}. The film without credentials is {kept}") from error
 
     def onto(self, source: str | os.PathLike[str]) -> Paste:
         """The full-size video that the avatar was cut from, for ``save(..., paste=...)``; it is looked through once.
@@ -265,24 +296,22 @@ class Avatar:
         self,
         path: str | os.PathLike[str],
         frames: Iterator[Frame],
-        sound: Float | None,
-        rate: int,
+        film: FilmSound,
         on_frame: Callable[[Frame], None] | None,
         show: Callable[[Frame], NDArray[np.uint8]],
     ) -> int:
-        """Write what is to be shown of frames with ``sound``, or with their own."""
+        """Write what is to be shown of frames, with the sound at its own rate."""
         n_frames = 0
-        with open_mp4(path, self.fps, rate) as writer:
+        with open_mp4(path, self.fps, film.rate) as writer:
             for frame in frames:
-                own = frame.audio if sound is None else frame_sound(sound, rate, frame.index, self.fps)
-                writer.write(show(frame), own)
+                writer.write(show(frame), film.take(frame.index, self.fps, is_last=frame.end_of_speech))
                 n_frames += 1
                 if on_frame is not None:
                     on_frame(frame)
         return n_frames
 
 
-def _frames(timeline: Timeline, chunks: Iterable[NDArray[Any]], rate: int) -> Iterator[Frame]:
+def _frames(timeline: Timeline, chunks: Iterable[Float], rate: int) -> Iterator[Frame]:
     """The frames of a sound, as its chunks are read."""
     for chunk in chunks:
         timeline.push(chunk, rate)
@@ -297,24 +326,3 @@ def _drawn(timeline: Timeline) -> Iterator[Frame]:
         timeline.finish(plan, plan.stage.draw(plan.shot), 0.0)
         if (frame := timeline.take(0.0)) is not None:
             yield frame
-
-
-def _whole(
-    audio: str | os.PathLike[str] | bytes | NDArray[Any], rate: int | None
-) -> tuple[NDArray[Any], int]:
-    """The samples of a sound that is all there, and their rate."""
-    if not isinstance(audio, np.ndarray):
-        return read_audio(audio)
-    if rate is None:
-        raise ValueError("samples need a sample_rate: speak(samples, sample_rate=16_000)")
-    return audio, rate
-
-
-def _chunks(audio: Audio, rate: int | None) -> tuple[Iterable[NDArray[Any]], int]:
-    """A sound as chunks and their rate. A whole sound is cut, so that the first frame comes soon."""
-    if isinstance(audio, str | os.PathLike | bytes | np.ndarray):
-        samples, own_rate = _whole(audio, rate)
-        return (samples[i : i + own_rate] for i in range(0, len(samples), own_rate)), own_rate
-    if rate is None:
-        raise ValueError("chunks need a sample_rate: speak(chunks, sample_rate=16_000)")
-    return (as_samples(chunk) for chunk in audio), rate

@@ -9,13 +9,13 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
-from synctalk.audio import frame_count
 from synctalk.avatar import Avatar
 from synctalk.errors import MediaError
 from synctalk.expression import Source
 from synctalk.frame import Frame
-from synctalk.media import read_audio
+from synctalk.outputs import check_film
 from synctalk.paste import Paste
+from synctalk.sound_file import claimed_frames
 
 __all__ = ["Result", "Task", "is_finished", "plan", "render_threads", "speak_all"]
 
@@ -40,8 +40,9 @@ class Result:
     """Why there is no mp4."""
 
 
-OnFrame = Callable[[Task, Frame, int], None]
-"""Told of each frame, and how many its sound will have; on a thread of its own for each of the jobs."""
+OnFrame = Callable[[Task, Frame, int | None], None]
+"""Told of each frame, and how many its sound will have (as its file claims; None where it does not say); on a thread of
+its own for each of the jobs."""
 
 
 class _StoppedError(Exception):
@@ -51,15 +52,14 @@ class _StoppedError(Exception):
 def plan(sounds: Sequence[Path], folder: Path) -> list[Task]:
     """A task for each sound: ``folder/NAME.mp4``.
 
-    Raises: MediaError: two sounds of one name, or a sound that its own mp4 would replace.
+    Raises: MediaError: two sounds of one name, a sound that an mp4 would replace, or a folder that cannot be written.
     """
     tasks = [Task(sound, folder / f"{sound.stem}.mp4") for sound in sounds]
     (out, n_sounds), *_ = Counter(task.out for task in tasks).most_common(1)
     if n_sounds > 1:
         raise MediaError(f"{n_sounds} sounds would become {out}: rename them, or speak them into two folders")
     for task in tasks:
-        if task.out.resolve() == task.audio.resolve():
-            raise MediaError(f"{task.audio} would be replaced by its own mp4: choose another folder with -o")
+        check_film(task.out, task.audio)
     return tasks
 
 
@@ -106,10 +106,9 @@ def speak_all(
                 on_frame(task, frame, n_frames)
 
         try:
-            samples, rate = read_audio(task.audio)
-            n_frames = frame_count(len(samples), rate, avatar.fps)
-            avatar.save(task.out, samples, rate, on_frame=watch, expression=expression, paste=paste)
-            return Result(task, n_frames, render_ms)
+            n_frames = claimed_frames(task.audio, avatar.fps)
+            n_written = avatar.save(task.out, task.audio, on_frame=watch, expression=expression, paste=paste)
+            return Result(task, n_written, render_ms)
         except Exception as error:  # whatever it is, it is this sound's, and the others go on
             return Result(task, error=error)
 

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import sys
 import time
 from importlib.metadata import EntryPoint, entry_points
@@ -18,6 +20,7 @@ from typer.core import TyperCommand, TyperGroup
 from synctalk._version import __version__
 from synctalk.bench.command import bench
 from synctalk.errors import BundleError, SyncTalkError
+from synctalk.outputs import check_film
 from synctalk.provenance import detect, sign
 from synctalk.serve.command import serve
 from synctalk.speak import say, shown, speak
@@ -150,6 +153,7 @@ def demo(
     from synctalk.batch import Task
 
     out.parent.mkdir(parents=True, exist_ok=True)
+    check_film(out, audio, avatar)
     began = time.perf_counter()
     loaded = Avatar.from_bundle(avatar)
     say(loaded, [Task(audio, out)], 1, time.perf_counter() - began)
@@ -267,8 +271,16 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     is_debug = "--debug" in given
     # The option is known to the whole program: it may stand after the command, too.
     rest = [argument for argument in given if argument != "--debug"]
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(
+            stream, io.TextIOWrapper
+        ):  # file names that a terminal cannot show are no reason to fail
+            stream.reconfigure(errors="backslashreplace")
     try:
         app(args=rest, prog_name="synctalk")
+    except BrokenPipeError:  # nobody reads on: `synctalk … | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
     except KeyboardInterrupt:
         _ERR.print("stopped")
         sys.exit(130)

@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from synctalk.audio import (
-    SILENCE,
     MelStream,
     Resampler,
     SpeechGate,
@@ -25,6 +24,7 @@ from synctalk.audio import (
 )
 from synctalk.prosody import Prosody
 from synctalk.spec import Spec
+from synctalk.voice import VoiceStream, at_usual_level, with_voice
 
 __all__ = ["ConditionStream", "Shaping", "Spoken", "Utterance", "shape_condition"]
 
@@ -91,6 +91,7 @@ class ConditionStream:
         self._resampler = Resampler(rate, spec.audio.sample_rate)
         self._mel_stream = MelStream(spec.audio)
         self._gate = SpeechGate(spec)
+        self._voice = VoiceStream(spec.audio.n_mels) if spec.audio.hears_voice else None
         self._prosody = Prosody(spec.audio.sample_rate, spec.fps)
         self._frame_samples = spec.audio.sample_rate // spec.fps
         self._n_pushed = 0  # at the sound's own rate
@@ -99,6 +100,7 @@ class ConditionStream:
         self._audio = np.zeros(0, np.float32)  # from the next frame's first sample
         self._first_column = 0
         self._mel = np.zeros((0, spec.audio.n_mels), np.float32)  # from ``_first_column``
+        self._known = self._mel  # the voice as known at each column, from ``_first_column``
         self._gates = np.zeros(0, np.float32)  # from ``_first_column``
 
     def retarget(self, encode: Encoder, shaping: Shaping) -> None:
@@ -121,7 +123,7 @@ class ConditionStream:
         n_frames = frame_count(self._n_pushed, self._rate, self._spec.fps)
         n_columns = last_column(n_frames - 1, self._spec.audio, self._spec.fps) + 1
         n_missing = max(0, n_columns - self._first_column - len(self._mel))
-        self._grow(np.full((n_missing, self._spec.audio.n_mels), SILENCE, np.float32))
+        self._grow(np.full((n_missing, self._spec.audio.n_mels), self._spec.audio.silence, np.float32))
         while self._next < n_frames:
             yield self._frame(is_last=self._next == n_frames - 1)
 
@@ -132,6 +134,10 @@ class ConditionStream:
 
     def _grow(self, columns: Float) -> None:
         self._mel = np.concatenate([self._mel, columns])
+        if self._voice is not None:
+            known = self._voice.push(columns)
+            self._known = np.concatenate([self._known, known])
+            columns = at_usual_level(columns, known)
         self._gates = np.concatenate([self._gates, self._gate.push(columns)])
 
     def _is_seen(self, frame: int) -> bool:
@@ -146,6 +152,8 @@ class ConditionStream:
             windows = np.ascontiguousarray(self._mel[oldest : newest + 1].T)[None, None]
         else:
             windows = tap_windows(self._mel, [index], self._spec, self._first_column)
+        if self._voice is not None:
+            windows = with_voice(windows, self._known[newest])
         gate = float(self._gates[max(0, newest)])
         condition = shape_condition(self._encode(windows)[0], gate, self._shaping)
         is_speaking = gate > _SPEAKING
@@ -167,7 +175,7 @@ class ConditionStream:
         audio = self._spec.audio
         oldest = last_column(self._next - audio.n_taps + 1, audio, self._spec.fps) - audio.window_columns + 1
         n = min(max(0, oldest - self._first_column), len(self._mel))
-        self._mel, self._gates = self._mel[n:], self._gates[n:]
+        self._mel, self._known, self._gates = self._mel[n:], self._known[n:], self._gates[n:]
         self._first_column += n
 
 

@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any
 from synctalk._version import __version__
 from synctalk.errors import MediaError
 from synctalk.keys import config_dir, private_file
-from synctalk.media import atomic_path
+from synctalk.outputs import atomic_path
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
     from cryptography.x509 import Certificate
 
-__all__ = ["Credentials", "attach_credentials", "credentials_of", "read_credentials"]
+__all__ = ["Credentials", "attach_credentials", "check_credentials", "credentials_of", "read_credentials"]
 
 _MADE_BY_AI = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 _DAYS = 3650
@@ -35,22 +35,23 @@ def attach_credentials(path: str | os.PathLike[str], avatar_id: str, avatar_name
 
     Raises: MediaError: keys or file do not fit, or this installation lacks the libraries.
     """
-    if find_spec("c2pa") is None or find_spec("cryptography") is None:
-        raise MediaError(
-            f"{path}: no content credentials, because c2pa or cryptography is not installed: pip install 'c2pa-python' "
-            "cryptography, or write it without (save(..., credentials=False))"
-        )
+    signer = _signer()
     import c2pa
 
     try:
         builder = c2pa.Builder(_manifest(avatar_id, avatar_name), c2pa.Context())
-        with atomic_path(path) as signed:
-            signed.unlink()
-            builder.sign_file(Path(path), signed, _signer())
-    except c2pa.C2paError as error:
-        raise MediaError(
-            f"{path}: no content credentials ({error}): check c2pa.key and c2pa.pem in {config_dir()}"
-        ) from error
+        with atomic_path(path) as signed, Path(path).open("rb") as film, signed.open("w+b") as out:
+            builder.sign(signer, "video/mp4", film, out)
+    except (c2pa.C2paError, OSError) as error:
+        raise MediaError(f"{path}: content credentials cannot be written ({error})") from error
+
+
+def check_credentials() -> None:
+    """See that films can be signed; keys that are missing are made.
+
+    Raises: SyncTalkError: no folder for keys, keys that cannot sign, or an installation that lacks the libraries.
+    """
+    _signer()
 
 
 def read_credentials(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -124,6 +125,11 @@ def _manifest(avatar_id: str, avatar_name: str) -> dict[str, Any]:
 
 
 def _signer() -> Any:
+    if find_spec("c2pa") is None or find_spec("cryptography") is None:
+        raise MediaError(
+            "no content credentials, because c2pa or cryptography is not installed: pip install c2pa-python cryptography, "
+            "or write it without (save(..., credentials=False))"
+        )
     import c2pa
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
@@ -136,7 +142,12 @@ def _signer() -> Any:
         raise MediaError(
             f"{folder / 'c2pa.key'}: not a private key without password in PEM ({error})"
         ) from None
-    return c2pa.Signer.from_info(c2pa.C2paSignerInfo(algorithm, chain, key, None))
+    try:
+        return c2pa.Signer.from_info(c2pa.C2paSignerInfo(algorithm, chain, key, None))
+    except c2pa.C2paError as error:
+        raise MediaError(
+            f"no content credentials ({error}): check c2pa.key and c2pa.pem in {folder}"
+        ) from error
 
 
 def _algorithm(key: object) -> bytes:

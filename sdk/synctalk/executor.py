@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from weakref import WeakKeyDictionary
 
 from synctalk.errors import CapacityError
+from synctalk.forks import renew_in_children
 from synctalk.stage import Shot, Stage
 from synctalk.timeline import Plan, Timeline
 
@@ -45,13 +46,24 @@ class Executor:
         """
         self.clock, self._load_limit, self._max_sessions = clock, load_limit, max_sessions
         self._is_threaded = is_threaded
-        self._condition = threading.Condition()
-        self._rings: dict[Timeline, Callable[[], None]] = {}
-        self._served: dict[Timeline, int] = {}
         self._n_served = 0
         self._cost_s: WeakKeyDictionary[Stage, float] = WeakKeyDictionary()
         self._thread: threading.Thread | None = None
+        self._forget()
+        renew_in_children(self)
+
+    def _forget(self) -> None:
+        self._condition = threading.Condition()
+        self._rings: dict[Timeline, Callable[[], None]] = {}
+        self._served: dict[Timeline, int] = {}
         self._is_woken = False
+
+    def renew_after_fork(self) -> None:
+        """A child has no session and no thread yet."""
+        if self._thread is not None:
+            atexit.unregister(self._stop)
+            self._thread = None
+        self._forget()
 
     def add(self, timeline: Timeline, ring: Callable[[], None]) -> None:
         """Draw for a session from now on; ``ring`` is called, on the executor's thread, when frames are ready.

@@ -1,7 +1,7 @@
 """The user's private keys: made on first use, kept where only the user reads them.
 
 They lie in ``$SYNCTALK_CONFIG_DIR``, else ``$XDG_CONFIG_HOME/synctalk``, else ``~/.config/synctalk``. ``cryptography``
-(extra ``provenance``) is imported on first use.
+is imported on first use.
 """
 
 from __future__ import annotations

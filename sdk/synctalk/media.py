@@ -5,34 +5,34 @@ Pictures are uint8 [H, W, 3] RGB; sound is float32 mono. PyAV is imported on fir
 
 from __future__ import annotations
 
-import io
 import os
-import tempfile
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager, suppress
 from fractions import Fraction
 from itertools import count
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from synctalk.audio import resample, to_mono
+from synctalk.audio import to_mono, whole_rate
 from synctalk.errors import MediaError
+from synctalk.forks import renew_in_children
+from synctalk.outputs import atomic_path, check_film
+from synctalk.sound import Audio, FilmSound, open_sound
+from synctalk.sound_file import Source, open_media, read_audio, source_name
 
 if TYPE_CHECKING:
-    from av.container import InputContainer, OutputContainer
+    from av.container import OutputContainer
 
 __all__ = [
     "Mp4Writer",
     "VideoFrames",
     "atomic_path",
-    "frame_sound",
+    "least_bytes",
     "open_media",
     "open_mp4",
-    "playable",
     "read_audio",
     "read_video",
     "write_mp4",
@@ -40,112 +40,12 @@ __all__ = [
 
 Float = NDArray[np.float32]
 Picture = NDArray[np.uint8]
-Source = str | os.PathLike[str] | bytes
-"""A file's path, or its content."""
-
-_AAC_RATES = (16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
+_SOUND_BYTES_S, _PIXEL_BYTES = 4_000, 0.001
+"""What quiet sound and still pictures take."""
+_LEFT_BEHIND: list[Any] = []
+"""Of a parent, by forked children: to close it would wait for its threads."""
 _BT709 = 1
 _LIMITED_RANGE = 1
-
-
-@contextmanager
-def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A temporary path beside ``path`` that takes its place when the block ends without an error.
-
-    Raises: MediaError: the folder does not exist or cannot be written.
-    """
-    target = Path(path)
-    try:
-        handle, name = tempfile.mkstemp(prefix=f".{target.stem}.", suffix=target.suffix, dir=target.parent)
-    except OSError as error:
-        raise MediaError(f"cannot write {target}: {error.strerror}. Choose a folder that exists.") from error
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _name(source: Source) -> str:
-    return f"{len(source)} bytes of media" if isinstance(source, bytes) else str(source)
-
-
-def open_media(source: Source) -> InputContainer:
-    """An open container. Raises: MediaError: no such file, or no media."""
-    import av
-
-    try:
-        file = io.BytesIO(source) if isinstance(source, bytes) else os.fspath(source)
-        return av.open(file, "r", metadata_errors="ignore")
-    except (av.error.FFmpegError, OSError, ValueError) as error:
-        raise MediaError(f"cannot read {_name(source)}: {error}. Give an intact media file.") from error
-
-
-class _Content(io.BytesIO):
-    """Bytes for libsndfile, which in damaged files seeks to before their start."""
-
-    def seek(self, offset: int, whence: int = 0, /) -> int:
-        try:
-            return super().seek(offset, whence)
-        except ValueError:
-            return self.tell()
-
-
-_BLOCK = 1 << 16
-"""Samples read at once: headers may claim any length."""
-
-
-def read_audio(source: Source) -> tuple[Float, int]:
-    """Read the (first) sound of a sound or video file.
-
-    Returns samples float32 [n] mono in -1..1 and their rate in Hz.
-    Raises: MediaError: no such file, no sound inside, or damaged.
-    """
-    import soundfile
-
-    if not isinstance(source, bytes) and not Path(source).is_file():
-        raise MediaError(f"no such file: {source}. Give a sound file, such as a wav, mp3, m4a or mp4.")
-    try:
-        content = _Content(source) if isinstance(source, bytes) else os.fspath(source)
-        with soundfile.SoundFile(content) as file:
-            rate, pieces = int(file.samplerate), [np.zeros(0, np.float32)]
-            while len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):
-                pieces.append(to_mono(block))
-    except (soundfile.LibsndfileError, TypeError):  # not one of its formats: video containers, AAC ...
-        return _decode_audio(source)
-    return _not_empty(np.concatenate(pieces), source), rate
-
-
-def _decode_audio(source: Source) -> tuple[Float, int]:
-    import av
-
-    with closing(open_media(source)) as container:
-        if not container.streams.audio:
-            raise MediaError(f"{_name(source)} has no sound. Give a file with an audio stream.")
-        stream = container.streams.audio[0]
-        if not stream.codec_context or not stream.codec_context.sample_rate:
-            raise MediaError(f"the sound of {_name(source)} has no known coding. Convert it anew.")
-        rate = int(stream.codec_context.sample_rate)
-        try:
-            resampler = av.AudioResampler(format="fltp", layout="mono", rate=rate)
-            pieces = [
-                out.to_ndarray()[0] for frame in container.decode(stream) for out in resampler.resample(frame)
-            ]
-        except (av.error.FFmpegError, ValueError) as error:
-            raise MediaError(f"the sound of {_name(source)} is damaged: {error}. Convert it anew.") from error
-    samples = np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
-    return _not_empty(to_mono(samples), source), rate
-
-
-def _not_empty(samples: Float, source: Source) -> Float:
-    if len(samples) == 0:
-        raise MediaError(f"{_name(source)} holds no samples. Give a sound that lasts.")
-    return samples
 
 
 class VideoFrames:
@@ -159,21 +59,37 @@ class VideoFrames:
         from av.video.reformatter import VideoReformatter
 
         self._source = source
-        self._container = open_media(source)
-        if not self._container.streams.video:
-            raise MediaError(f"{_name(source)} has no video stream.")
-        self._container.streams.video[0].thread_type = "SLICE"  # frame threads cost memory and start late
-        self._decoded = self._container.decode(video=0)
         self._frames: list[Any] = []
-        self._to_rgb = VideoReformatter()
+        self._reformatter = VideoReformatter
+        self._begin(0)
+        renew_in_children(self)
+
+    def _begin(self, n_decoded: int) -> None:
+        self._container = open_media(self._source)
+        stream = self._container.streams.best("video")
+        if stream is None or not stream.codec_context:
+            raise MediaError(f"{source_name(self._source)} has no video stream that can be read.")
+        # Frame threads cost memory and start late; plates have one slice; and a forked child would wait for threads.
+        stream.codec_context.thread_count = 1
+        self._decoded = self._container.decode(cast("Any", stream))
+        for _ in range(n_decoded):
+            next(self._decoded)
+        self._to_rgb = self._reformatter()
         self._lock = threading.Lock()
+
+    def renew_after_fork(self) -> None:
+        """Go on; begin again where a thread was decoding in that moment."""
+        if self._lock.locked():
+            _LEFT_BEHIND.append((self._container, self._decoded, self._to_rgb))
+            self._begin(len(self._frames))
 
     def __getitem__(self, index: int) -> Picture:
         """Frame ``index`` >= 0. Raises: IndexError: past the end; MediaError: damaged."""
         with self._lock:
             while len(self._frames) <= index:
                 self._frames.append(self._decode())
-            picture = self._to_rgb.reformat(self._frames[index], format="rgb24").to_ndarray()
+            rgb = self._to_rgb.reformat(self._frames[index], format="rgb24", threads=1)
+            picture = rgb.to_ndarray()
         picture.setflags(write=False)
         return np.asarray(picture, np.uint8)
 
@@ -192,42 +108,48 @@ class VideoFrames:
             return next(self._decoded)
         except StopIteration:
             self._container.close()
-            raise IndexError(f"{_name(self._source)} has {len(self._frames)} frames") from None
+            raise IndexError(f"{source_name(self._source)} has {len(self._frames)} frames") from None
         except av.error.FFmpegError as error:
-            raise MediaError(f"{_name(self._source)} is damaged: {error}.") from error
+            raise MediaError(f"{source_name(self._source)} is damaged: {error}.") from error
 
 
 def read_video(source: Source) -> Picture:
     """All frames of a video, uint8 [P, H, W, 3]. Raises: MediaError: unreadable, empty or damaged."""
     frames = list(VideoFrames(source))
     if not frames:
-        raise MediaError(f"{_name(source)} holds no frames.")
+        raise MediaError(f"{source_name(source)} holds no frames.")
     return np.stack(frames)
 
 
 class Mp4Writer:
     """Appends frames and sound to an open mp4; see ``open_mp4``."""
 
-    def __init__(self, container: OutputContainer, fps: int, rate: int | None, crf: int) -> None:
-        self._container, self._fps, self._rate, self._crf = container, fps, rate, crf
+    def __init__(
+        self, container: OutputContainer, path: str | os.PathLike[str], fps: int, rate: int | None, crf: int
+    ) -> None:
+        self._container, self._path, self._fps, self._rate, self._crf = container, path, fps, rate, crf
         self._video: Any = None
         self._audio: Any = None
         self._n_frames = 0
         self._n_samples = 0
 
-    def write(self, image: Picture, audio: Float | None = None) -> None:
-        """Append a frame, uint8 [H, W, 3], and the samples it plays with, float32 [n] mono."""
-        import av
-
+    def write(self, image: Picture, audio: ArrayLike | None = None) -> None:
+        """Append a frame, uint8 [H, W, 3], and the samples it plays with, [n] as ``audio.to_mono`` takes them."""
         if self._video is None:
             self._start(image)
+        with _told(self._path):
+            self._write(image, audio)
+
+    def _write(self, image: Picture, audio: ArrayLike | None) -> None:
+        import av
+
         frame = av.VideoFrame.from_ndarray(self._even(image), format="rgb24")
         frame = frame.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
         frame.pts = self._n_frames
         self._n_frames += 1
         self._container.mux(self._video.encode(frame))
-        if audio is not None and self._audio is not None and len(audio):
-            self._write_audio(audio)
+        if audio is not None and self._audio is not None and np.size(audio):
+            self._write_audio(to_mono(audio))
 
     def _start(self, image: Picture) -> None:
         height, width = self._even(image).shape[:2]
@@ -250,7 +172,7 @@ class Mp4Writer:
     def _write_audio(self, audio: Float) -> None:
         import av
 
-        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(audio[None], np.float32), "fltp", "mono")
+        frame = av.AudioFrame.from_ndarray(audio[None], "fltp", "mono")
         frame.sample_rate = self._audio.rate
         frame.pts, frame.time_base = self._n_samples, Fraction(1, self._audio.rate)
         self._n_samples += len(audio)
@@ -260,9 +182,10 @@ class Mp4Writer:
         """Write what the encoders still hold. Raises: MediaError: there was no frame."""
         if self._video is None:
             raise MediaError("there are no frames to write. Give a sound that lasts.")
-        self._container.mux(self._video.encode(None))
-        if self._audio is not None:
-            self._container.mux(self._audio.encode(None))
+        with _told(self._path):
+            self._container.mux(self._video.encode(None))
+            if self._audio is not None:
+                self._container.mux(self._audio.encode(None))
 
 
 @contextmanager
@@ -277,42 +200,64 @@ def open_mp4(
     """
     import av
 
+    rate = None if rate is None else whole_rate(rate)
+    check_film(path)
     with atomic_path(path) as temporary:
         options = {"movflags": "+faststart"}
-        with closing(av.open(temporary, "w", format="mp4", options=options)) as container:
-            writer = Mp4Writer(container, fps, rate, crf)
+        container = av.open(str(temporary), "w", format="mp4", options=options)
+        try:
+            writer = Mp4Writer(container, path, fps, rate, crf)
             yield writer
             writer.finish()
+        except BaseException:
+            with suppress(OSError, av.error.FFmpegError):  # what comes first is told
+                container.close()
+            raise
+        with _told(path):
+            container.close()
+
+
+@contextmanager
+def _told(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Errors of a file system that is full, or gone, in words."""
+    import av
+
+    try:
+        yield
+    except (OSError, av.error.FFmpegError) as error:
+        raise MediaError(
+            f"cannot write {path}: {error.strerror or error}. Make room, or choose another folder."
+        ) from error
+
+
+def least_bytes(seconds: float, size: tuple[int, int], fps: int) -> float:
+    """Fewer bytes than a film, and its copy while it is signed, can do with. size: width and height, pixels."""
+    return 2.0 * seconds * (_SOUND_BYTES_S + _PIXEL_BYTES * size[0] * size[1] * fps)
 
 
 def write_mp4(
     path: str | os.PathLike[str],
     frames: Iterable[Picture],
     fps: int,
-    samples: Float | None = None,
+    samples: Audio | None = None,
     rate: int | None = None,
     crf: int = 18,
 ) -> int:
-    """Write frames (uint8 [H, W, 3]) and, if given, their sound (float32 [n] mono at ``rate``); how many frames.
+    """Write frames (uint8 [H, W, 3]) and, if given, as much of their sound as they last; how many frames.
 
-    Raises: MediaError: no frames, or a folder that cannot be written.
+    samples, rate: any sound that ``Avatar.speak`` takes.
+    Raises: MediaError: no frames, no sound, or a folder that cannot be written; ValueError: samples without ``rate``.
     """
-    if samples is not None and rate is None:
-        raise ValueError("samples need a rate: write_mp4(path, frames, fps, samples, 16_000)")
-    sound = None if samples is None or rate is None else playable(samples, rate)
+    if samples is None:
+        film = None
+    else:
+        sound = open_sound(samples, rate)
+        film = FilmSound(sound.rate)
+        for _ in film.through(sound):
+            pass
     n_frames = 0
-    with open_mp4(path, fps, sound and sound[1], crf) as writer:
+    with open_mp4(path, fps, film and film.rate, crf) as writer:
         for image in frames:
-            writer.write(image, sound and frame_sound(*sound, n_frames, fps))
+            writer.write(image, film and film.take(n_frames, fps))
             n_frames += 1
     return n_frames
-
-
-def playable(samples: Float, rate: int) -> tuple[Float, int]:
-    """The sound at a rate that AAC players know: its own, or resampled to 48 kHz."""
-    return (samples, rate) if rate in _AAC_RATES else (resample(samples, rate, 48_000), 48_000)
-
-
-def frame_sound(samples: Float, rate: int, index: int, fps: int) -> Float:
-    """The samples that frame ``index`` plays with."""
-    return samples[index * rate // fps : (index + 1) * rate // fps]

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from synctalk.audio import SILENCE
 from synctalk.backends import HeadRequest
 from synctalk.bundle import Frame, Manifest, Placement
 from synctalk.geometry import Camera
@@ -27,8 +26,8 @@ MOCK_SIZE = 64
 """Width and height of a mock avatar's frames, pixels."""
 
 _TRACK = 50
-_LOUD = -SILENCE / 2.0
-"""Mean mel value above silence at which the mouth is wide open."""
+_QUIET, _LOUD = -4.0, -2.0
+"""Mean mel values at which the mouth is shut, and wide open"""
 
 _SKIN, _EYE, _MOUTH = (0.87, 0.67, 0.55), (0.15, 0.2, 0.3), (0.45, 0.08, 0.1)
 
@@ -97,10 +96,10 @@ class MockBackend:
 
     def condition(self, windows: Float) -> Float:
         """[N, taps, mels, columns] -> [N, C]: the first is how wide the mouth is, 0..1; the rest is 0."""
-        now = windows.shape[-1] - self._audio.window_future_columns
-        level = windows[:, self._audio.taps_past, :, now : now + 3].mean(axis=(1, 2)) - SILENCE
+        now = self._audio.window_columns - self._audio.window_future_columns
+        level = windows[:, self._audio.taps_past, :, now : now + 3].mean(axis=(1, 2)) - _QUIET
         condition = np.zeros((len(windows), self._field.condition), np.float32)
-        condition[:, 0] = np.clip(level / _LOUD, 0.0, 1.0)
+        condition[:, 0] = np.clip(level / (_LOUD - _QUIET), 0.0, 1.0)
         return condition
 
     def render_head(self, request: HeadRequest) -> Float:

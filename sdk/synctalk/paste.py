@@ -10,13 +10,15 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from synctalk.errors import MediaError
+from synctalk.forks import renew_in_children
 from synctalk.media import open_media
+from synctalk.pictures import upright
 from synctalk.watermark import Watermark
 
 if TYPE_CHECKING:
@@ -40,8 +42,6 @@ _PROBES = 12
 _BLOCK = 32
 """Pictures decoded at once: the motion is walked backwards, too, and videos are not."""
 _BLOCKS_KEPT = 2
-_UNTAGGED = 2
-_HD_ROWS = 720
 
 
 class Paste:
@@ -52,7 +52,7 @@ class Paste:
 
         Raises: MediaError: unreadable, of another size, or not the video that the avatar was made from.
         """
-        self._source, self._place, self._lock = source, placement, threading.Lock()
+        self.source, self._place, self._lock = source, placement, threading.Lock()
         self.size = (placement.width, placement.height)
         x, y, side = round(placement.x), round(placement.y), round(placement.side)
         self._square = slice(y, y + side), slice(x, x + side)
@@ -63,6 +63,11 @@ class Paste:
         times, thumbs = self._look(stage.spec.fps)
         self._times = times  # [N] seconds of the pictures at the avatar's rate
         self._first = self._find(stage, thumbs)
+        renew_in_children(self)
+
+    def renew_after_fork(self) -> None:
+        """Nobody else decodes in a child."""
+        self._lock = threading.Lock()
 
     def __call__(self, at: int, image: Picture) -> Picture:
         """The source's picture of recorded frame ``at`` with an avatar's frame in its place, uint8 [H, W, 3].
@@ -86,9 +91,9 @@ class Paste:
             if not times:
                 self._check_size(frame)
             times.append(frame.time)
-            thumbs.append(_thumb(_upright(frame)[self._square]))
+            thumbs.append(_thumb(upright(frame)[self._square]))
         if not times:
-            raise MediaError(f"{self._source} holds no pictures. Give an intact video.")
+            raise MediaError(f"{self.source} holds no pictures. Give an intact video.")
         seen = np.array(times)
         clock = self._sound_start(seen[0]) + np.arange(round((seen[-1] - seen[0]) * fps) + 2) / fps
         clock = clock[(clock >= seen[0] - 0.5 / fps) & (clock <= seen[-1] + 0.5 / fps)]
@@ -97,18 +102,18 @@ class Paste:
 
     def _sound_start(self, otherwise: float) -> float:
         """Seconds of the first sample: the clock that the avatar's frames were taken on."""
-        with closing(open_media(self._source)) as container:
-            audio = container.streams.audio
-            if not audio or audio[0].start_time is None or audio[0].time_base is None:
+        with closing(open_media(self.source)) as container:
+            audio = container.streams.best("audio")
+            if audio is None or audio.start_time is None or audio.time_base is None:
                 return otherwise
-            return float(audio[0].start_time * audio[0].time_base)
+            return float(audio.start_time * audio.time_base)
 
     def _check_size(self, frame: Any) -> None:
-        height, width = _upright(frame).shape[:2]
+        height, width = upright(frame).shape[:2]
         place = self._place
         if (width, height) != (place.width, place.height):
             raise MediaError(
-                f"{self._source} is {width} x {height}, the avatar was cut from a video of {place.width} x {place.height}: "
+                f"{self.source} is {width} x {height}, the avatar was cut from a video of {place.width} x {place.height}: "
                 "give the very video that `synctalk prepare` was given"
             )
 
@@ -117,7 +122,7 @@ class Paste:
         n_track, n_starts = len(stage.track), len(thumbs) - len(stage.track) + 1
         if n_starts < 1:
             raise MediaError(
-                f"{self._source} has {len(thumbs)} pictures, the avatar's motion {n_track}: give the whole video that it "
+                f"{self.source} has {len(thumbs)} pictures, the avatar's motion {n_track}: give the whole video that it "
                 "was made from"
             )
         probes = np.unique(np.linspace(0, n_track - 1, _PROBES).astype(int))
@@ -130,7 +135,7 @@ class Paste:
         same = np.mean(np.abs(thumbs[first + probes].astype(np.int16) - plates) < _SAME)
         if same < _LEAST_SAME:
             raise MediaError(
-                f"{self._source} is not the video that the avatar was made from: its pictures agree with torso and "
+                f"{self.source} is not the video that the avatar was made from: its pictures agree with torso and "
                 f"background in {same:.0%} of their area at best. Give the video that `synctalk prepare` was given."
             )
         return first
@@ -144,7 +149,7 @@ class Paste:
                 while len(self._blocks) >= _BLOCKS_KEPT:
                     del self._blocks[next(iter(self._blocks))]
                 self._blocks[number] = self._block(number)
-            return _upright(self._blocks[number][within])
+            return upright(self._blocks[number][within])
 
     def _block(self, number: int) -> list[Any]:
         """The decoded frames of a block."""
@@ -161,27 +166,19 @@ class Paste:
         """Frames in the order they are shown, from the last key frame before ``start_s`` on."""
         import av
 
-        with closing(open_media(self._source)) as container:
-            if not container.streams.video:
+        with closing(open_media(self.source)) as container:
+            stream = container.streams.best("video")
+            if stream is None:
                 raise MediaError(
-                    f"{self._source} has no video stream. Give the video that the avatar was made from."
+                    f"{self.source} has no video stream. Give the video that the avatar was made from."
                 )
-            stream = container.streams.video[0]
             try:
                 if start_s is not None and stream.time_base is not None:
                     container.seek(int(start_s / stream.time_base), stream=stream)
-                yield from (frame for frame in container.decode(stream) if frame.time is not None)
+                decoded = container.decode(cast("Any", stream))
+                yield from (frame for frame in decoded if frame.time is not None)
             except av.error.FFmpegError as error:
-                raise MediaError(f"{self._source} is damaged: {error}. Convert it again.") from error
-
-
-def _upright(frame: Any) -> Picture:
-    """RGB, turned as the display matrix says; colours as preparation reads them."""
-    colours: int | str = frame.colorspace
-    if colours == _UNTAGGED:
-        colours = "ITU709" if frame.height >= _HD_ROWS else "ITU601"
-    picture = frame.reformat(format="rgb24", src_colorspace=colours).to_ndarray()
-    return np.ascontiguousarray(np.rot90(picture, round(frame.rotation / 90) % 4), np.uint8)
+                raise MediaError(f"{self.source} is damaged: {error}. Convert it again.") from error
 
 
 def _resized(image: Picture, side: int) -> Picture:

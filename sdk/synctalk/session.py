@@ -14,17 +14,21 @@ from __future__ import annotations
 import asyncio
 import threading
 from abc import ABC, abstractmethod
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
 from types import TracebackType
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
-from numpy.typing import ArrayLike, NDArray
+import numpy as np
+from numpy.typing import NDArray
 
-from synctalk.audio import as_samples
+from synctalk.audio import whole_rate
 from synctalk.control import Control
 from synctalk.deprecation import deprecated
 from synctalk.errors import CapacityError
 from synctalk.executor import Executor
+from synctalk.forks import Birthplace
 from synctalk.frame import Frame
+from synctalk.sound import Audio, Chunk, SampleStream, Sound, duration_s, open_sound
 from synctalk.stage import Stage
 from synctalk.timeline import Interrupted, SessionStats, Timeline
 
@@ -33,11 +37,7 @@ __all__ = ["Session", "SyncSession", "Until"]
 Until: TypeAlias = Literal["closed", "drained"]
 """When ``run`` ends."""
 
-
-def _is_until_drained(until: Until) -> bool:
-    if until not in ("closed", "drained"):
-        raise ValueError(f"until: expected 'closed' or 'drained', got {until!r}")
-    return until == "drained"
+Float = NDArray[np.float32]
 
 
 class _Staged(Protocol):
@@ -53,6 +53,14 @@ class _Base(ABC):
     def __init__(self, timeline: Timeline, executor: Executor) -> None:
         self._timeline, self._executor = timeline, executor
         self._is_consumed = False
+        self._n_interruptions = 0
+        self._birthplace = Birthplace()
+
+    def _check_process(self) -> None:
+        if not self._birthplace.is_here:
+            raise RuntimeError(
+                "this session was opened before the process was forked, and goes on in the parent: open another here"
+            )
 
     @property
     def control(self) -> Control:
@@ -66,6 +74,7 @@ class _Base(ABC):
 
     def flush(self) -> None:
         """End the utterance: its last frames come without waiting for more sound, the very last with ``end_of_speech``."""
+        self._check_process()
         self._timeline.flush()
         self._executor.wake()
 
@@ -75,6 +84,8 @@ class _Base(ABC):
         Returns how much of the current sound was handed out and how much is dropped; with nothing to say, zeros. After
         it returns no older frame is taken, but for one that another thread is taking right now.
         """
+        self._check_process()
+        self._n_interruptions += 1
         report = self._timeline.interrupt()
         self._executor.wake()
         self._ring()
@@ -82,15 +93,17 @@ class _Base(ABC):
 
     clear_buffer = interrupt
 
-    def _push(self, chunk: ArrayLike | bytes, sample_rate: int) -> None:
-        self._timeline.push(as_samples(chunk), sample_rate)
+    def _push(self, chunk: Chunk, sample_rate: int) -> None:
+        self._check_process()
+        self._timeline.push(chunk, sample_rate)
         self._executor.wake()
 
-    def _must_wait(self, samples: NDArray[Any], sample_rate: int) -> bool:
+    def _must_wait(self, chunk: Chunk, sample_rate: int) -> bool:
         timeline = self._timeline
-        return not timeline.is_closed and not timeline.has_room(len(samples) / max(1, sample_rate))
+        return not timeline.is_closed and not timeline.has_room(duration_s(chunk, sample_rate))
 
     def _take(self) -> Frame | None:
+        self._check_process()
         frame = self._timeline.take(self._executor.clock())
         if frame is not None:
             self._executor.wake()  # there is room
@@ -101,10 +114,20 @@ class _Base(ABC):
         due = self._timeline.next_due()
         return None if due is None else max(0.0, due - self._executor.clock())
 
-    def _is_over(self, until_drained: bool) -> bool:
-        return self._timeline.is_closed or (until_drained and self._timeline.is_drained)
+    def _is_closed(self) -> bool:
+        return self._timeline.is_closed
+
+    def _is_drained(self) -> bool:
+        return self._timeline.is_closed or self._timeline.is_drained
+
+    def _end(self, until: Until) -> Callable[[], bool]:
+        """What says that ``run`` is over."""
+        if until not in ("closed", "drained"):
+            raise ValueError(f"until: expected 'closed' or 'drained', got {until!r}")
+        return self._is_drained if until == "drained" else self._is_closed
 
     def _begin(self) -> None:
+        self._check_process()
         if self._is_consumed:
             raise RuntimeError("somebody waits for this session's frames already: one consumer at a time")
         self._is_consumed = True
@@ -119,6 +142,8 @@ class _Base(ABC):
         )
 
     def _close(self) -> None:
+        if not self._birthplace.is_here:
+            return  # it goes on in the parent
         self._timeline.close()
         self._executor.remove(self._timeline)
         self._ring()
@@ -137,7 +162,8 @@ class Session(_Base):
         self._bell, self._room = _Bell(), _Bell()
 
     async def __aenter__(self) -> Session:
-        """Raises: CapacityError: no room for one more, with the reason."""
+        """Raises: CapacityError: no room for one more, with the reason; RuntimeError: another process made it."""
+        self._check_process()
         self._bell.bind()
         self._room.bind()
         await asyncio.to_thread(self._executor.probe, self._timeline.stage)
@@ -153,21 +179,22 @@ class Session(_Base):
         """What leaving ``async with`` does: drop everything, end ``run``."""
         self._close()
 
-    async def push_audio(self, chunk: ArrayLike | bytes, sample_rate: int) -> None:
-        """Append sound: samples [n] or [n, channels] of int16, int32, uint8 or float, or bytes (16-bit mono).
+    async def push_audio(self, chunk: Chunk, sample_rate: int) -> None:
+        """Append sound: samples [n], [n, channels] or [channels, n], or bytes (16-bit mono) of any number.
 
         Waits while ``Limits.pending_s`` of sound wait to be spoken; a push of any length fits where none waits. What is
         still waiting when an interruption comes is dropped like the rest.
         Raises: MediaError: no sound; ValueError: another rate inside an utterance; CapacityError: it waited and no
         frame was taken; RuntimeError: the session is closed.
         """
-        samples, generation = as_samples(chunk), self._timeline.generation
-        while self._must_wait(samples, sample_rate):
+        self._check_process()
+        sample_rate, generation = whole_rate(sample_rate), self._timeline.generation
+        while self._must_wait(chunk, sample_rate):
             if not await self._room.wait(self._timeline.limits.stall_s):
                 raise self._full()
             if self._timeline.generation != generation:
                 return
-        self._push(samples, sample_rate)
+        self._push(chunk, sample_rate)
 
     async def swap(self, avatar: _Staged) -> None:
         """Go on as another avatar, from the next frame that is planned, also in the midst of a sound.
@@ -183,14 +210,51 @@ class Session(_Base):
         until: ``closed``: the session is; ``drained``: every sound so far has been spoken (the last flushed utterance's
         ``end_of_speech``), or the session is closed. Raises: ValueError: another word.
         """
-        return Frames(self, _is_until_drained(until))
+        return Frames(self, self._end(until))
 
     def frames(self) -> Frames:
         """Deprecated: ``run(until="drained")``."""
         deprecated("session.frames()", 'session.run(until="drained")')
-        return Frames(self, until_drained=True)
+        return self.run(until="drained")
 
-    async def _next(self, until_drained: bool) -> Frame:
+    async def speak(
+        self, audio: Audio | AsyncIterable[Chunk], sample_rate: int | None = None
+    ) -> AsyncIterator[Frame]:
+        """Say a sound, and give the session's frames until all sound so far has been spoken: push, flush, ``run``.
+
+        audio, sample_rate: as for ``Avatar.speak``; or an async iterable of chunks, as a text-to-speech client has. Files
+        and iterables are read in a thread. Breaking off leaves what was pushed; ``interrupt`` drops it.
+        Raises: as ``Avatar.speak`` and ``push_audio``.
+        """
+        feeding = asyncio.create_task(self._feed(audio, sample_rate))
+        feeding.add_done_callback(lambda _: self._bell.ring())
+        timeline = self._timeline
+
+        def is_over() -> bool:
+            if not feeding.done():
+                return timeline.is_closed
+            return timeline.is_closed or timeline.is_drained or feeding.exception() is not None
+
+        try:
+            async for frame in Frames(self, is_over):
+                yield frame
+            if not timeline.is_closed:
+                await feeding
+        finally:
+            feeding.cancel()
+            await asyncio.gather(feeding, return_exceptions=True)
+
+    async def _feed(self, audio: Audio | AsyncIterable[Chunk], sample_rate: int | None) -> None:
+        """Push a sound and flush; an interruption ends it."""
+        n_interruptions = self._n_interruptions
+        async for mono, rate in _pieces(audio, sample_rate):
+            if self._n_interruptions == n_interruptions:
+                await self.push_audio(mono, rate)
+            if self._n_interruptions != n_interruptions:
+                return
+        self.flush()
+
+    async def _next(self, is_over: Callable[[], bool]) -> Frame:
         self._begin()
         try:
             if self._timeline.pace == "fast":
@@ -200,7 +264,7 @@ class Session(_Base):
                 if (frame := self._take()) is not None:
                     self._room.ring()
                     return frame
-                if self._is_over(until_drained):
+                if is_over():
                     raise StopAsyncIteration
                 await self._bell.wait(self._wait_s())
         finally:
@@ -211,17 +275,36 @@ class Session(_Base):
         self._room.ring()
 
 
+async def _pieces(
+    audio: Audio | AsyncIterable[Chunk], sample_rate: int | None
+) -> AsyncIterator[tuple[Float, int]]:
+    """A sound's samples as they come, float32 [n] mono, and their rate."""
+    if not isinstance(audio, AsyncIterable):
+        sound = await asyncio.to_thread(open_sound, audio, sample_rate)
+        pieces = iter(sound)
+        while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
+            yield piece, sound.rate
+        return
+    stream = SampleStream(sample_rate)
+    async for chunk in audio:
+        mono = stream.push(chunk)
+        if len(mono) and stream.rate is None:
+            raise ValueError("chunks need a sample_rate: session.speak(chunks, sample_rate=16_000)")
+        if stream.rate is not None:
+            yield mono, stream.rate
+
+
 class Frames:
     """An asynchronous iterator over a session's frames; nothing is lost when waiting for one is cancelled."""
 
-    def __init__(self, session: Session, until_drained: bool) -> None:
-        self._session, self._until_drained = session, until_drained
+    def __init__(self, session: Session, is_over: Callable[[], bool]) -> None:
+        self._session, self._is_over = session, is_over
 
     def __aiter__(self) -> Frames:
         return self
 
     async def __anext__(self) -> Frame:
-        return await self._session._next(self._until_drained)
+        return await self._session._next(self._is_over)
 
 
 class _Bell:
@@ -282,7 +365,8 @@ class SyncSession(_Base):
         self._is_rung = False
 
     def __enter__(self) -> SyncSession:
-        """Raises: CapacityError: no room for one more, with the reason."""
+        """Raises: CapacityError: no room for one more, with the reason; RuntimeError: another process made it."""
+        self._check_process()
         self._executor.add(self._timeline, self._ring)
         return self
 
@@ -295,16 +379,34 @@ class SyncSession(_Base):
         """What leaving ``with`` does: drop everything, end ``run``."""
         self._close()
 
-    def push_audio(self, chunk: ArrayLike | bytes, sample_rate: int) -> None:
+    def push_audio(self, chunk: Chunk, sample_rate: int) -> None:
         """As ``Session.push_audio``. It waits for room only while another thread takes frames."""
-        samples, generation = as_samples(chunk), self._timeline.generation
-        while self._must_wait(samples, sample_rate):
+        self._check_process()
+        sample_rate, generation = whole_rate(sample_rate), self._timeline.generation
+        while self._must_wait(chunk, sample_rate):
             with self._condition:
                 if not self._condition.wait(self._timeline.limits.stall_s):
                     raise self._full()
             if self._timeline.generation != generation:
                 return
-        self._push(samples, sample_rate)
+        self._push(chunk, sample_rate)
+
+    def speak(self, audio: Audio, sample_rate: int | None = None) -> Iterator[Frame]:
+        """As ``Session.speak``. While an iterable of chunks keeps waiting for its next one, no frames come."""
+        n_interruptions, sound = self._n_interruptions, open_sound(audio, sample_rate)
+        return self._spoken(sound, n_interruptions)
+
+    def _spoken(self, sound: Sound, n_interruptions: int) -> Iterator[Frame]:
+        for mono in sound:
+            while self._must_wait(mono, sound.rate) and (frame := next(self.run(), None)) is not None:
+                yield frame
+            if self._n_interruptions != n_interruptions or self._timeline.is_closed:
+                return
+            self._push(mono, sound.rate)
+            while (ready := self.poll()) is not None:
+                yield ready
+        self.flush()
+        yield from self.run(until="drained")
 
     def swap(self, avatar: _Staged) -> None:
         """As ``Session.swap``."""
@@ -313,18 +415,18 @@ class SyncSession(_Base):
 
     def run(self, until: Until = "closed") -> SyncFrames:
         """As ``Session.run``."""
-        return SyncFrames(self, _is_until_drained(until))
+        return SyncFrames(self, self._end(until))
 
     def frames(self) -> SyncFrames:
         """Deprecated: ``run(until="drained")``."""
         deprecated("session.frames()", 'session.run(until="drained")')
-        return SyncFrames(self, until_drained=True)
+        return self.run(until="drained")
 
     def poll(self) -> Frame | None:
         """The next frame if it is there and due, without waiting: for the loop of a game or a window."""
         return self._take()
 
-    def _next(self, until_drained: bool) -> Frame:
+    def _next(self, is_over: Callable[[], bool]) -> Frame:
         self._begin()
         try:
             while True:
@@ -334,7 +436,7 @@ class SyncSession(_Base):
                     with self._condition:
                         self._condition.notify_all()  # there is room for a push that waits
                     return frame
-                if self._is_over(until_drained):
+                if is_over():
                     raise StopIteration
                 wait_s = self._wait_s()
                 with self._condition:
@@ -351,11 +453,11 @@ class SyncSession(_Base):
 class SyncFrames:
     """An iterator over a session's frames."""
 
-    def __init__(self, session: SyncSession, until_drained: bool) -> None:
-        self._session, self._until_drained = session, until_drained
+    def __init__(self, session: SyncSession, is_over: Callable[[], bool]) -> None:
+        self._session, self._is_over = session, is_over
 
     def __iter__(self) -> SyncFrames:
         return self
 
     def __next__(self) -> Frame:
-        return self._session._next(self._until_drained)
+        return self._session._next(self._is_over)

@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from synctalk.errors import MediaError, SyncTalkError
+from synctalk.outputs import check_film
 
 if TYPE_CHECKING:
     from synctalk.avatar import Avatar, Frame
@@ -83,8 +84,6 @@ def speak(
 
     if expression not in ("generated", "recorded"):
         raise typer.BadParameter(f"--expression is generated or recorded, not {expression}")
-    if paste is not None and out is not None and out.resolve() == paste.resolve():
-        raise typer.BadParameter(f"{paste} would be replaced: choose another file with -o")
     is_folder = len(audio) > 1 or (out is not None and (out.is_dir() or not out.suffix))
     if len(audio) > 1 and out is not None and out.suffix and not out.is_dir():
         raise typer.BadParameter(f"{len(audio)} sounds need a folder, such as -o out/, not {out}")
@@ -99,6 +98,8 @@ def speak(
         tasks = [Task(audio[0], out or Path("out.mp4"))]
     if not tasks:
         return
+    for task in tasks:  # before anything is loaded
+        check_film(task.out, *audio, avatar, paste)
     jobs = min(jobs, len(tasks))
     began = time.perf_counter()
     loaded = Avatar.from_bundle(
@@ -187,7 +188,7 @@ class _Bars:
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def advance(self, task: Task, frame: Frame, n_frames: int) -> None:
+    def advance(self, task: Task, frame: Frame, n_frames: int | None) -> None:
         if task not in self._bars:
             self._bars[task] = self._progress.add_task(escape(task.audio.name), total=n_frames)
         self._progress.advance(self._bars[task])

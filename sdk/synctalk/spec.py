@@ -158,9 +158,13 @@ class AudioSpec:
     window_future_columns: int = 8
     taps_past: int = 0
     taps_future: int = 0
-    encoder: Literal["kernel", "ave"] = "kernel"
-    """``kernel``: principal components of the window, random cosine features, a linear read-out, fitted in closed
-    form; ``ave``: the published convolutional topology with attention over taps, learned with the field."""
+    encoder: Literal["generic", "kernel", "ave"] = "kernel"
+    """``generic``: the generic speech-to-mouth model, mapped to the subject's mouth, with a correction in the subject's own
+    voice; ``kernel``: that correction alone (the default of older versions): principal components of the window, random
+    cosine features, a linear read-out, fitted in closed form; ``ave``: the published convolutional topology with
+    attention over taps, learned with the field."""
+    silence: float = -4.0
+    """Value of every mel bin of digital silence; no value is lower."""
     pooled_bands: int = 40
     """``kernel``: mel bins are averaged to so many bands first."""
     components: int = 64
@@ -175,6 +179,16 @@ class AudioSpec:
     @property
     def n_taps(self) -> int:
         return self.taps_past + 1 + self.taps_future
+
+    @property
+    def hears_voice(self) -> bool:
+        """Whether windows carry the voice's long-term spectrum (``synctalk.voice``) behind their mel columns."""
+        return self.encoder == "generic"
+
+    @property
+    def window_values(self) -> int:
+        """Columns of a window as the audio branch gets it: mel columns, and the voice."""
+        return self.window_columns + int(self.hears_voice)
 
     @property
     def lookahead_samples(self) -> int:
@@ -392,6 +406,10 @@ def _checked(kind: type, values: Any, where: str) -> dict[str, Any]:
     return filled
 
 
+_GENERIC_AUDIO = AudioSpec(encoder="generic", window_columns=64, silence=-5.6)
+"""What avatars hear with by default: 0.8 s of sound, down to -120 dB, so that a quiet voice has its pauses, too."""
+
+
 def preset(name: str) -> Spec:
     """A named design.
 
@@ -401,7 +419,7 @@ def preset(name: str) -> Spec:
     Raises: ValueError: an unknown name.
     """
     if name == "default":
-        return Spec()
+        return Spec(audio=_GENERIC_AUDIO)
     if name == "paper":
         return Spec(
             name="paper",
@@ -432,6 +450,6 @@ def preset(name: str) -> Spec:
                 occupancy_resolution=48,
                 step_m=0.006,
             ),
-            audio=AudioSpec(components=32, cosines=256),
+            audio=dataclasses.replace(_GENERIC_AUDIO, components=32, cosines=256),
         )
     raise ValueError(f"unknown preset {name!r}: choose default, tiny or paper")

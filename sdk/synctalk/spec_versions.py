@@ -70,6 +70,7 @@ MISSING: MappingProxyType[str, MappingProxyType[str, Any]] = MappingProxyType(
                 "taps_past": 0,
                 "taps_future": 0,
                 "encoder": "kernel",
+                "silence": -4.0,
                 "pooled_bands": 40,
                 "components": 64,
                 "cosines": 3072,

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from synctalk.backends import Backend, BatchBackend, HeadRequest
 from synctalk.condition import ConditionStream, Shaping
-from synctalk.errors import BundleError
+from synctalk.errors import BackendError, BundleError
+from synctalk.forks import Birthplace
 from synctalk.geometry import head_turn
 from synctalk.manifest import Manifest
 from synctalk.media import VideoFrames
@@ -81,6 +82,7 @@ class Stage:
         self._plates = VideoFrames(bundle.read("plate.mp4"))
         self._background = VideoFrames(bundle.read("background.png"))
         self._watermark = Watermark(*self.size) if watermark else None
+        self._birthplace = Birthplace()
 
     @property
     def is_marked(self) -> bool:
@@ -98,7 +100,8 @@ class Stage:
         return self.spec.audio.sample_rate // self.spec.fps
 
     def listen(self, rate: int) -> ConditionStream:
-        """A new sound of that many samples a second. Raises: MediaError: an impossible rate."""
+        """A new sound of that many samples a second. Raises: MediaError: an impossible rate; BackendError: forked."""
+        self._check_process()
         return ConditionStream(self.spec, rate, self.backend.condition, self.shaping)
 
     def draw(self, shot: Shot) -> Picture:
@@ -107,6 +110,7 @@ class Stage:
 
     def draw_all(self, shots: Sequence[Shot]) -> list[Picture]:
         """As ``draw``, of shots of any sessions: together, where the backend draws batches."""
+        self._check_process()
         requests, plates = [self._request(shot) for shot in shots], [self.plate(shot.at) for shot in shots]
         if self._batches is None:
             heads = [self.backend.render_head(request) for request in requests]
@@ -120,6 +124,15 @@ class Stage:
             drawn = self._batches.draw([requests[i] for i in plain], below).numpy()
             images |= {i: self._marked(picture.copy()) for i, picture in zip(plain, drawn, strict=True)}
         return [images[i] for i in range(len(shots))]
+
+    def _check_process(self) -> None:
+        """Raises: BackendError: a GPU was taken into a forked child, where it answers nothing."""
+        is_on_gpu = self.is_batched or getattr(self.backend, "device", "cpu") == "cuda"
+        if is_on_gpu and not self._birthplace.is_here:
+            raise BackendError(
+                f"backend {self.backend.name}: this avatar was loaded on the GPU before the process was forked. Load it "
+                "in the child (Avatar.from_bundle), or start children with multiprocessing's 'spawn'"
+            )
 
     def _request(self, shot: Shot) -> HeadRequest:
         rotation, translation = self.track.rotation[shot.at], self.track.translation[shot.at]

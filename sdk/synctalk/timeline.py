@@ -18,14 +18,15 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from synctalk.audio import to_mono
+from synctalk.audio import whole_rate
 from synctalk.condition import Spoken, Utterance
 from synctalk.control import Control
 from synctalk.expression import Brows, Expression, Source
 from synctalk.frame import Frame
 from synctalk.idle import Mouth, Sway
+from synctalk.sound import Chunk, SampleStream
 from synctalk.stage import Shot, Stage
 
 __all__ = ["Interrupted", "Limits", "Pace", "Plan", "SessionStats", "Timeline"]
@@ -136,6 +137,7 @@ class Timeline:
         self.fps, self.sample_rate = stage.spec.fps, stage.spec.audio.sample_rate
         self._lock = threading.Lock()
         self._utterances: deque[Utterance] = deque()  # the first is being taken
+        self._sound: SampleStream | None = None  # what the last of them is pushed through
         self._ready: deque[_Ready] = deque()
         self._generation = 0
         self._next = 0  # index of the next frame to plan
@@ -170,30 +172,34 @@ class Timeline:
 
     # --- the app's side ---------------------------------------------------------------------------------------------
 
-    def push(self, chunk: ArrayLike, rate: int) -> None:
-        """Append sound, [n] or [n, channels], to the current utterance, or begin one.
+    def push(self, chunk: Chunk, rate: int) -> None:
+        """Append sound (``sound.SampleStream``) to the current utterance, or begin one.
 
         Raises: MediaError: no sound, or an impossible rate; ValueError: another rate than the utterance began with.
         """
-        mono = to_mono(chunk)
+        rate = whole_rate(rate)
         with self._lock:
             self._check_open()
+            sound = self._sound or SampleStream(rate)
+            if sound.rate != rate:
+                raise ValueError(
+                    f"sound at {rate} Hz inside one at {sound.rate} Hz: flush() before a new rate"
+                )
+            mono = sound.push(chunk)
+            if sound.is_empty:
+                return
+            self._sound = sound
             if len(mono) == 0:
                 return
-            current = self._utterances[-1] if self._utterances else None
-            if current is None or current.is_ended:
-                current = Utterance((self._coming or self.stage).listen(rate), rate)
-                self._utterances.append(current)
-            elif current.rate != rate:
-                raise ValueError(
-                    f"sound at {rate} Hz inside one at {current.rate} Hz: flush() before a new rate"
-                )
-            current.push(mono)
+            if not self._utterances or self._utterances[-1].is_ended:
+                self._utterances.append(Utterance((self._coming or self.stage).listen(rate), rate))
+            self._utterances[-1].push(mono)
             self._has_news = True
 
     def flush(self) -> None:
-        """End the utterance; without one, nothing happens."""
+        """End the utterance; without one, nothing happens. Half a sample that waits for its other half is dropped."""
         with self._lock:
+            self._sound = None
             if self._utterances:
                 self._utterances[-1].is_ended = True
                 self._has_news = True
@@ -201,6 +207,7 @@ class Timeline:
     def interrupt(self) -> Interrupted:
         """Drop all sound and every frame that was not taken; without sound, nothing happens."""
         with self._lock:
+            self._sound = None
             if not self._utterances:
                 return Interrupted(0.0, 0.0)
             played = self._utterances[0].played_s

@@ -1,10 +1,8 @@
-"""Fits the kernel encoder in closed form: mel window -> shape of the mouth, as principal components.
+"""Fits the kernel machine in closed form: mel window -> shape of the mouth, as principal components.
 
-A window of 24 mel columns, and beside it what a speech encoder says of it, goes through principal components and random
-cosine features (a Gaussian kernel) into ridge regression. Every window is heard twice, as it is and as another speaker
-and microphone might have made it, so that the mouth also opens for voices unlike the subject's. What is predicted is kept
-calm: its second differences in time are penalised, as far as that costs little accuracy, instead of smoothing it
-afterwards, which would need to wait. The kernel's width, how far around the frame it listens, how much the speech encoder weighs,
+A window of 24 mel columns, and beside it what the generic model and the user's speech encoder say of it, goes through
+principal components and random cosine features (a Gaussian kernel) into ridge regression. What is predicted is kept calm: its second differences in time are penalised, as far as that costs little accuracy, instead of smoothing it
+afterwards, which would need to wait. The kernel's width, how far around the frame it listens, how much the models weigh,
 how calm it is, and each component's ridge are chosen by cross-validation over takes or stretches of the clip, which
 also gives, for every training frame, a prediction by a machine that never saw its stretch: the field is trained on
 these, so that it meets the same errors in training as with new speech.
@@ -21,9 +19,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .modules import KernelEncoder
+from .audio_branch import KernelEncoder
 
-__all__ = ["AudioFit", "as_another_voice", "fit_kernel"]
+__all__ = ["AudioFit", "fit_kernel"]
 
 Ints = NDArray[np.int64]
 
@@ -32,13 +30,9 @@ _WIDTHS = (0.3, 0.45)
 _REACHES = (6.0, 30.0)
 """Decay of a window's columns around the frame, in columns: the sound at hand, or all of the window"""
 _SPEECH_WEIGHTS = (0.4, 1.0)
-"""Deviation of all embeddings of a speech encoder over that of all mel bands"""
+"""Deviation of all that models say over that of all mel bands"""
 _FRAME_AT = 2 / 3
 """Where in the window the frame's own time lies."""
-_MEL_SHIFT, _MEL_STRETCH = 6.0, 0.06
-"""Other speakers' formants lie up to so many mel bins higher or lower, and are spread by up to this share."""
-_TILT, _LEVEL, _NOISE = 0.2, 0.3, 0.05
-"""Spectral tilt, loudness and noise of other microphones and rooms, in units of the mel features"""
 _RIDGES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 _CALMS = (0.0, 0.1, 0.2, 0.5, 1.0, 2.0)
 """What a squared second difference of the prediction counts against a squared error"""
@@ -53,7 +47,7 @@ class AudioFit:
     reach: float
     """Columns around the frame that count, see ``_REACHES``"""
     speech_weight: float
-    """See ``_SPEECH_WEIGHTS``; 0 without a speech encoder"""
+    """See ``_SPEECH_WEIGHTS``; 0 where mel bands are all that is heard"""
     width: float
     calm: float
     """See ``_CALMS``"""
@@ -130,24 +124,22 @@ class _Ridge:
 
 def fit_kernel(
     encoder: KernelEncoder,
-    windows: Tensor,
+    inputs: Tensor,
     target: Tensor,
     frames: Ints,
     take: Ints,
     generator: np.random.Generator,
 ) -> AudioFit:
-    """Fit the encoder's buffers to the training frames.
+    """Fit the encoder's kernel machine to the training frames.
 
-    windows: [N, 1, 80, columns] of all frames; target: [N, C]; frames: [n] those to fit; take: [N].
+    inputs: [n, D] what it hears at ``frames`` (``KernelEncoder.inputs``); target: [n, C]; frames: [n]; take: [N].
     """
-    heard = windows[frames]
-    inputs = encoder.inputs(torch.cat([heard, as_another_voice(heard, generator)]))
     directions = torch.from_numpy(generator.standard_normal(encoder.frequencies.shape).astype(np.float32))
     encoder.phases.copy_(
         torch.from_numpy(generator.uniform(0, 2 * np.pi, len(encoder.phases)).astype(np.float32))
     )
-    fold = torch.from_numpy(_folds(frames, take)).repeat(2)
-    wanted = target[frames].double().repeat(2, 1)
+    fold = torch.from_numpy(_folds(frames, take))
+    wanted = target.double()
     triples = _triples(frames, take, fold)
     reach, speech_weight, width, calm = _choose(encoder, inputs, wanted, fold, triples, directions)
     _set_components(encoder, inputs, reach, speech_weight)
@@ -157,7 +149,6 @@ def fit_kernel(
     weights = torch.cat([regression.solve(r)[:, i : i + 1] for i, r in enumerate(ridges)], dim=1)
     encoder.readout.copy_(weights[:-1])
     encoder.bias.copy_(weights[-1])
-    unseen, wanted = unseen[: len(frames)], wanted[: len(frames)]
     first = torch.stack([unseen[:, 0], wanted[:, 0]])
     return AudioFit(
         reach,
@@ -170,24 +161,6 @@ def fit_kernel(
         float(wanted[:, 0].std() / unseen[:, 0].std().clamp(min=1e-6)),
         unseen.float(),
     )
-
-
-def as_another_voice(windows: Tensor, generator: np.random.Generator) -> Tensor:
-    """Mel windows with shifted formants, another spectral tilt and level, and a little noise, [n, 1, mels, columns]."""
-    n, _, n_mels, n_columns = windows.shape
-
-    def uniform(reach: float) -> Tensor:
-        return torch.from_numpy(generator.uniform(-reach, reach, (n, 1)).astype(np.float32))
-
-    at = torch.arange(n_mels) * (1 + uniform(_MEL_STRETCH)) + uniform(_MEL_SHIFT)  # [n, mels]
-    at = at.clamp(0, n_mels - 1)
-    below = at.long().clamp(max=n_mels - 2)
-    index, share = below[..., None].expand(n, n_mels, n_columns), (at - below)[..., None]
-    bins = windows[:, 0]
-    moved = bins.gather(1, index) * (1 - share) + bins.gather(1, index + 1) * share
-    slope = torch.linspace(-1, 1, n_mels) * uniform(_TILT) + uniform(_LEVEL)
-    noise = torch.from_numpy(generator.standard_normal(moved.shape, np.float32))
-    return (moved + slope[..., None] + _NOISE * noise)[:, None]
 
 
 def _errors(predicted: Tensor, truth: Tensor) -> Tensor:
@@ -204,7 +177,7 @@ def _set_components(encoder: KernelEncoder, inputs: Tensor, reach: float, speech
     fade[: encoder.n_pooled] = torch.exp(-((distance / reach) ** 2)).repeat(encoder.n_bands).clamp(min=1e-6)
     faded = inputs * fade
     variance = faded.var(dim=0)
-    if encoder.speech is not None:
+    if inputs.shape[1] > encoder.n_pooled:
         ratio = variance[: encoder.n_pooled].sum() / variance[encoder.n_pooled :].sum().clamp(min=1e-9)
         fade[encoder.n_pooled :] = speech_weight * ratio.sqrt()
         faded = inputs * fade
@@ -233,7 +206,9 @@ def _choose(
         return float(_errors(regression.best_unseen(scaled)[0], wanted).sum())
 
     tried = []
-    for reach, weight in itertools.product(_REACHES, (0.0,) if encoder.speech is None else _SPEECH_WEIGHTS):
+    for reach, weight in itertools.product(
+        _REACHES, _SPEECH_WEIGHTS if inputs.shape[1] > encoder.n_pooled else (0.0,)
+    ):
         _set_components(encoder, inputs, reach, weight)
         reduced = (inputs - encoder.centre) @ encoder.components
         tried += [(error(reduced, width, 0.0), reach, weight, width, reduced) for width in _WIDTHS]

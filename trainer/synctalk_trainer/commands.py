@@ -2,81 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from .evaluate_command import evaluate
+
 __all__ = ["evaluate", "prepare", "synthesize", "train", "train_upsampler"]
-
-
-def evaluate(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder that `synctalk train -o` wrote.")],
-    json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Write the figures there as well.")
-    ] = None,
-    against: Annotated[
-        Path | None, typer.Option(metavar="OTHER_RUN", help="Another evaluated run to show beside this one.")
-    ] = None,
-    holdout: Annotated[
-        str | None,
-        typer.Option(
-            help="last, or takes:K for every K-th take; the run's own by default. Trained frames are refused."
-        ),
-    ] = None,
-    dataset: Annotated[
-        Path | None, typer.Option(help="Where the dataset is now, if it moved since the training.")
-    ] = None,
-    frames: Annotated[
-        int | None, typer.Option(metavar="N", min=3, help="Judge about N frames only, for a quick look.")
-    ] = None,
-    landmarker: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="A copy of face_landmarker.task; downloaded once if left out."),
-    ] = None,
-    lpips: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="A perceptual distance as TorchScript, to be measured as well."),
-    ] = None,
-) -> None:
-    """Judge a run on frames it never saw: figures, pictures, a side-by-side video.
-
-    Every table carries two trivial baselines: the mean training frame, and the training frame with the nearest
-    landmarks. Writes RUN/evaluation.json and RUN/evaluation/report.html.
-
-    Examples:
-
-      synctalk evaluate runs/may
-
-      synctalk evaluate runs/may --against runs/may-paper --json may.json
-
-      synctalk evaluate runs/may --frames 100
-    """
-    from rich.console import Console
-    from rich.progress import Progress
-
-    from .detect import picture_detector
-    from .evaluate import Options
-    from .evaluate import evaluate as judge_run
-    from .evaluation_report import figure_table
-    from .run import write_json
-
-    console = Console(highlight=False)
-    options = Options(dataset, holdout, against, frames, lpips)
-    with (
-        picture_detector(landmarker) as detect,
-        Progress(console=console, transient=True) as bar,
-    ):
-        task = bar.add_task("render", total=None)
-        figures = judge_run(
-            run, detect, options, lambda done, total: bar.update(task, completed=done, total=total)
-        )
-    if json_file is not None:
-        write_json(json_file, figures)
-    console.print(figure_table(figures))
-    for sentence in figures["verdicts"]:
-        console.print(f"- {sentence}")
-    console.print(f"\n{run / 'evaluation' / 'report.html'}")
 
 
 def prepare(
@@ -106,12 +40,12 @@ def prepare(
     ] = False,
     landmarker: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="A copy of face_landmarker.task; downloaded once if left out."),
+        typer.Option(metavar="FILE", help="Another copy of face_landmarker.task than the packaged one."),
     ] = None,
     segmenter: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="A copy of selfie_segmentation.tflite; downloaded once if left out."
+            metavar="FILE", help="Another copy of selfie_segmentation.tflite than the packaged one."
         ),
     ] = None,
     landmark_poses: Annotated[
@@ -173,7 +107,11 @@ def train(
     ] = "default",
     minutes: Annotated[
         float | None,
-        typer.Option(min=0.05, help="Train for so long (30 if neither this nor --steps is given)."),
+        typer.Option(
+            min=0.05,
+            help="Take training steps for so long (30 if neither this nor --steps is given). Preparation, checkpoints and "
+            "previews come on top: a minute or two, shown at the end.",
+        ),
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Train for so many steps instead.")] = None,
     holdout: Annotated[
@@ -196,9 +134,15 @@ def train(
     encoder: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME",
-            help="What hears beside the mel bands: default (the packaged speech encoder), none, or an .onnx file. "
-            "Presets that learn an audio network of their own have none.",
+            metavar="FILE",
+            help="A speech encoder of your own, an .onnx file that hears beside the generic model in the subject's voice.",
+        ),
+    ] = None,
+    speech_to_mouth: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Another generic model, which `synctalk train-audio` wrote; the packaged one by default.",
         ),
     ] = None,
     expression: Annotated[
@@ -228,10 +172,12 @@ def train(
     from rich.console import Console
     from synctalk.errors import TrainingError
 
-    from .audio_visual.encoder import chosen_encoder, usual_encoder
+    from .audio_branch import Hearing
+    from .audio_visual.encoder import chosen_encoder, generic_model, read_generic
     from .run import Settings
     from .train_command import train_run
 
+    started = time.monotonic()
     if minutes is not None and steps is not None:
         raise TrainingError("both --minutes and --steps are given: choose one")
     settings = Settings(
@@ -244,10 +190,16 @@ def train(
         lpips=None if lpips is None else str(lpips.resolve()),
     )
     console = Console(highlight=False)
-    speech = chosen_encoder(encoder or usual_encoder(preset))
+    hearing = None
+    if encoder is not None or speech_to_mouth is not None:
+        generic = generic_model() if speech_to_mouth is None else read_generic(speech_to_mouth)
+        hearing = Hearing(generic, chosen_encoder(encoder))
     more = tuple(name.strip() for name in expression.split(",") if name.strip())
-    trainer = train_run(dataset, out, settings, resume, device, threads, console, speech, more)
-    console.print(f"trained {trainer.clock.step} steps in {trainer.clock.seconds / 60:.1f} min: {out}")
+    trainer = train_run(dataset, out, settings, resume, device, threads, console, hearing, more)
+    console.print(
+        f"trained {trainer.clock.step} steps in {trainer.clock.seconds / 60:.1f} min: {out} (this call: "
+        f"{(time.monotonic() - started) / 60:.1f} min, with preparation, checkpoints and previews)"
+    )
     console.print(f"next: synctalk evaluate {out}, then synctalk export {out} -o {out.name}.avatar")
 
 

@@ -1,4 +1,4 @@
-"""Where a training step's condition comes from: a fitted kernel machine, or a network that learns with the field.
+"""Where a training step's condition comes from: a fitted audio branch, or a network that learns with the field.
 
 Fitted: the condition is the mouth's shape (principal components of the lip and chin points). The field is taught with
 the true shape at first, so that lips and teeth become sharp, and then more and more with what sound alone predicts
@@ -14,8 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .audio_fit import fit_kernel
-from .modules import Avatar, ConvolutionalEncoder, KernelEncoder
+from .audio_branch import ConvolutionalEncoder, GenericEncoder
+from .generic_fit import FilmedMouth, fit_generic
+from .modules import Avatar
 from .scene import Scene
 
 __all__ = ["Conditions", "FittedConditions", "LearnedConditions"]
@@ -24,16 +25,13 @@ Ints = NDArray[np.int64]
 
 _TAUGHT_AT_END = 0.3
 """Share of the frames that still get the true shape at the end of training."""
-_GAIN_POWER = 0.75
-_MAX_GAIN = 1.5
-"""Predictions are spread by (deviation of the truth / of the prediction) ** power, and no more than this."""
 
 
 class Conditions(Protocol):
     """What the training loop asks of the audio branch."""
 
     gain: float
-    """By how much conditions are spread around their mean at run time: predictions are timid."""
+    """By how much conditions are spread around their mean at run time"""
     figures: dict[str, float]
     """How well the branch predicts, for the run's log"""
 
@@ -54,34 +52,19 @@ class Conditions(Protocol):
 
 
 class FittedConditions:
-    """The mouth's shape, and its prediction by the kernel encoder."""
+    """The mouth's shape, and what the generic audio branch says of it."""
+
+    gain = 1.0
 
     def __init__(self, model: Avatar, scene: Scene, frames: Ints, generator: np.random.Generator) -> None:
-        assert isinstance(model.audio, KernelEncoder)
-        data = scene.dataset
-        values = data.mouth_shape(model.spec.field.condition)
+        assert isinstance(model.audio, GenericEncoder)
         self._scene = scene
-        self._truth = torch.from_numpy(values)
-        fit = fit_kernel(
-            model.audio,
-            scene.audio.of(np.arange(data.n_frames)),
-            self._truth,
-            frames,
-            scene.take,
-            generator,
-        )
+        film = FilmedMouth.of(scene.dataset, model.spec.field.condition, frames)
+        self._truth = film.target
+        fit = fit_generic(model.audio, scene.audio.of(frames), film, frames, scene.take, generator)
         self._unseen = self._truth.clone()
         self._unseen[frames] = fit.unseen
-        self.gain = float(np.clip(fit.gain**_GAIN_POWER, 1.0, _MAX_GAIN))
-        self.figures = {
-            "correlation": fit.correlation,
-            "error": fit.error,
-            "gain": fit.gain,
-            "kernel_width": fit.width,
-            "reach": fit.reach,
-            "speech_weight": fit.speech_weight,
-            "calm": fit.calm,
-        }
+        self.figures = fit.figures
 
     def draw(self, frames: Ints, fraction: float, generator: np.random.Generator) -> Tensor:
         taught = torch.from_numpy(generator.random((len(frames), 1)) < 1 - (1 - _TAUGHT_AT_END) * fraction)

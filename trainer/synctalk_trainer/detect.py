@@ -31,7 +31,7 @@ def largest_faces(
 
 @contextmanager
 def picture_detector(given: Path | None) -> Iterator[Detect]:
-    """MediaPipe's landmarks, 10 to 20 ms a picture on one thread. given: the model file, as for ``find_model``."""
+    """MediaPipe's landmarks, 10 to 20 ms a picture on one thread. given: as for ``MediaPipeLandmarker``."""
     landmarker = MediaPipeLandmarker(given)
     try:
         yield partial(largest_faces, landmarker)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +17,18 @@ from . import metrics
 from .measure import Detect
 from .mouth import aperture
 
-__all__ = ["Drive", "Mouth", "Speak", "drive", "frame_loudness", "quiet_frames"]
+__all__ = [
+    "Drive",
+    "Mouth",
+    "Speak",
+    "Spoken",
+    "drive",
+    "frame_loudness",
+    "pause_level",
+    "quiet_frames",
+    "spans",
+    "watch",
+]
 
 Frame = NDArray[np.uint8]
 Speak = Callable[[NDArray[np.float32]], Iterable[Frame]]
@@ -30,6 +43,26 @@ _MARGIN_FRAMES = 4
 _MAX_OPEN_SHARE = 0.2
 _MAX_JUMP = 10.0
 _AT_ONCE = 32
+
+
+@dataclass(frozen=True, eq=False)
+class Spoken:
+    """What the detector saw of an avatar that spoke one sound."""
+
+    opening: NDArray[np.float32]
+    """[n]: ``mouth.aperture`` of each frame"""
+    found: NDArray[np.bool_]
+    """[n]: whether there is a face"""
+    loudness: NDArray[np.float32]
+    """[n]: ``frame_loudness``"""
+    expected: int
+    """ceil(FPS * seconds)"""
+    flicker: float
+    """Mean absolute second temporal difference of the picture's brightness, 0..255."""
+    flicker_peak: float
+    """Greatest mean absolute change of brightness between two frames, over the median change (0.05 at least)."""
+    seconds: float
+    """How long the frames took to come, without the time that looking at them took."""
 
 
 @dataclass(frozen=True)
@@ -50,16 +83,15 @@ class Mouth:
 
 @dataclass(frozen=True)
 class Drive:
-    """What driving an avatar with one sound showed; NaN where there was nothing to measure."""
+    """What driving an avatar with sounds showed; NaN where there was nothing to measure. Fields as in ``Spoken``."""
 
     frames: int
     frames_expected: int
-    """ceil(FPS * seconds)"""
     frames_without_face: int
     flicker: float
-    """Mean absolute second temporal difference of the picture's brightness, 0..255."""
     flicker_peak: float
-    """Greatest mean absolute change of brightness between two frames, over the median change (0.05 at least)."""
+    fps: float
+    """Frames a second of the run time."""
     mouth: Mouth
 
     @property
@@ -96,17 +128,20 @@ def frame_loudness(samples: NDArray[np.float32], n_frames: int) -> NDArray[np.fl
     return np.asarray(10 * np.log10(np.maximum(power, 10 ** (_FLOOR_DB / 10))), np.float32)
 
 
-def _pause_level(loudness: NDArray[np.float32]) -> float:
+def pause_level(loudness: NDArray[np.float32]) -> float:
+    """Loudness of a voice under which nobody speaks, dB: 30 under its 95th percentile, -60 at least."""
     loud = float(np.percentile(loudness, 95)) if len(loudness) else 0.0
     return max(loud - _QUIET_BELOW_DB, _QUIET_ABSOLUTE_DB)
 
 
-def quiet_frames(loudness: NDArray[np.float32], margin: int = _MARGIN_FRAMES) -> NDArray[np.bool_]:
-    """Frames in a pause: 30 dB under loud speech (its 95th percentile) or under -60 dB, with ``margin`` such frames around.
+def quiet_frames(
+    loudness: NDArray[np.float32], level: float | None = None, margin: int = _MARGIN_FRAMES
+) -> NDArray[np.bool_]:
+    """Frames in a pause: under ``level`` (by default the ``pause_level``), with ``margin`` such frames around.
 
     The margin leaves a mouth 160 ms to close and to open ahead of the sound; the ends of the sound need none.
     """
-    sounding = loudness > _pause_level(loudness)
+    sounding = loudness > (pause_level(loudness) if level is None else level)
     near = np.convolve(sounding, np.ones(2 * margin + 1), mode="full")[margin : margin + len(sounding)] > 0.5
     return np.asarray(~near, np.bool_)
 
@@ -147,40 +182,94 @@ class _Watcher:
         return max(self.changes) / max(float(np.median(self.changes)), 0.05) if self.changes else float("nan")
 
 
-def drive(speak: Speak, samples: NDArray[np.float32], detect: Detect) -> Drive:
-    """Speak a sound and judge the frames: their number, steadiness, and a mouth that follows the sound and rests.
+def watch(
+    speak: Speak,
+    samples: NDArray[np.float32],
+    detect: Detect,
+    on_frame: Callable[[Frame], None] | None = None,
+) -> Spoken:
+    """Speak a sound and look at the frames, one by one, so that a lazy ``speak`` needs little memory.
 
     samples: 16 kHz mono, -1..1; append a second of silence to a sound without pauses, or the mouth at rest is not
-    judged. Frames are taken one by one, so a lazy ``speak`` needs little memory.
+    judged. ``on_frame`` is given every picture.
 
     Raises: ValueError: a picture that is not uint8 [H, W, 3].
     """
-    watcher, n_frames = _Watcher(detect), 0
-    for picture in speak(samples):
+    watcher, clock = _Watcher(detect), _Clock()
+    for i, picture in enumerate(clock.timed(speak(samples))):
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
-            raise ValueError(f"frame {n_frames} is {picture.dtype} {picture.shape}: expected uint8 [H, W, 3]")
-        n_frames += 1
+            raise ValueError(f"frame {i} is {picture.dtype} {picture.shape}: expected uint8 [H, W, 3]")
         watcher.push(picture)
+        if on_frame is not None:
+            on_frame(picture)
     watcher.look()
     found = np.concatenate([np.zeros(0, bool), *watcher.found])
     opening = np.concatenate([np.zeros(0, np.float32), *watcher.openings])
     expected = -(-len(samples) * FPS // _RATE)
-    missed = int(np.count_nonzero(~found))
-    mouth = _mouth(opening, found, frame_loudness(samples, n_frames))
-    return Drive(n_frames, expected, missed, watcher.flicker.value, watcher.peak, mouth)
+    loudness = frame_loudness(samples, len(found))
+    return Spoken(opening, found, loudness, expected, watcher.flicker.value, watcher.peak, clock.seconds)
 
 
-def _mouth(opening: NDArray[np.float32], found: NDArray[np.bool_], loudness: NDArray[np.float32]) -> Mouth:
-    """How the aperture [N] goes with the loudness [N]; frames without a face [N] are left out or filled in."""
+class _Clock:
+    """Adds up how long frames take to come."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def timed(self, frames: Iterable[Frame]) -> Iterator[Frame]:
+        source = iter(frames)
+        while True:
+            start = time.perf_counter()
+            frame = next(source, None)
+            self.seconds += time.perf_counter() - start
+            if frame is None:
+                return
+            yield frame
+
+
+def drive(spoken: Sequence[Spoken]) -> Drive:
+    """Judge the sounds of one voice together: number of frames, steadiness, a mouth that follows the sound and rests."""
+    n_frames = sum(len(one.found) for one in spoken)
+    flickers = [(one.flicker, len(one.found)) for one in spoken if math.isfinite(one.flicker)]
+    weight = sum(n for _, n in flickers)
+    return Drive(
+        n_frames,
+        sum(one.expected for one in spoken),
+        sum(int(np.count_nonzero(~one.found)) for one in spoken),
+        sum(value * n for value, n in flickers) / weight if weight else float("nan"),
+        max((one.flicker_peak for one in spoken if math.isfinite(one.flicker_peak)), default=float("nan")),
+        n_frames / max(sum(one.seconds for one in spoken), 1e-9),
+        _mouth(spoken),
+    )
+
+
+def _mouth(spoken: Sequence[Spoken]) -> Mouth:
+    """How the aperture goes with the loudness; frames without a face are left out or filled in."""
     nan = float("nan")
-    if not found.any():
+    seen = [one for one in spoken if one.found.any()]
+    if not seen:
         return Mouth(nan, nan, nan, 0, nan, nan)
-    floor = _pause_level(loudness)
-    speech, silence = found & (loudness > floor), found & quiet_frames(loudness)
+    opening, found, loudness = (
+        np.concatenate([getattr(one, name) for one in seen]) for name in ("opening", "found", "loudness")
+    )
+    floor = pause_level(loudness)
+    quiet = np.concatenate([quiet_frames(one.loudness, floor) for one in seen])
+    speech, silence = found & (loudness > floor), found & quiet
     in_speech = float(opening[speech].mean()) if speech.any() else nan
     in_silence = float(opening[silence].mean()) if silence.any() else nan
-    filled = np.interp(np.arange(len(opening)), np.flatnonzero(found), opening[found])
+    filled = np.concatenate(
+        [
+            np.interp(np.arange(len(one.found)), np.flatnonzero(one.found), one.opening[one.found])
+            for one in seen
+        ]
+    )
     # Below the pause level loudness says nothing about a mouth: all pauses count alike.
-    lag, r = metrics.best_lag(filled, np.maximum(loudness, floor), [slice(0, len(opening))])
+    lag, r = metrics.best_lag(filled, np.maximum(loudness, floor), spans(len(one.found) for one in seen))
     lag_ms = 1000.0 * lag / FPS if math.isfinite(r) else nan
     return Mouth(in_speech, in_silence, in_silence / max(in_speech, 1e-6), int(silence.sum()), r, lag_ms)
+
+
+def spans(lengths: Iterable[int]) -> list[slice]:
+    """Where arrays of these lengths lie when they are joined."""
+    edges = np.cumsum([0, *lengths]).tolist()
+    return [slice(a, b) for a, b in itertools.pairwise(edges)]

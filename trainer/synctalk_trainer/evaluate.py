@@ -17,14 +17,14 @@ import torch
 from numpy.typing import NDArray
 from synctalk.errors import TrainingError
 
-from .audio_visual.corpus import TalkingClip
+from .audio_visual.films import TalkingClip
 from .audio_visual.mouths import landmark_measures
 from .audio_visual.offset import SyncDetector
 from .dataset import Dataset
 from .evaluation_report import verdicts, write_report
 from .measure import Detect, HeadRenderer, baseline_scores, measure
 from .perceptual import Perceptual, load_perceptual
-from .run import Settings, load_run, read_json, write_json
+from .run import Settings, load_run, read_json, without_nan, write_json
 from .split import segments, split
 
 __all__ = ["Options", "Trained", "evaluate", "judge"]
@@ -93,7 +93,7 @@ def judge(
     result = measure(data, run, train, held, detect, folder, progress)
     if perceptual is not None:
         result.figures["lpips"] = _mean_distance(perceptual, result.pictures, data.frames, held)
-    figures: dict[str, Any] = _without_nan(
+    figures: dict[str, Any] = without_nan(
         {
             "format": "synctalk-evaluation",
             "version": _VERSION,
@@ -163,12 +163,3 @@ def _evaluated(path: Path) -> dict[str, Any]:
     if not isinstance(figures, dict) or figures.get("format") != "synctalk-evaluation":
         raise TrainingError(f"{file} is not an evaluation: run `synctalk evaluate {path}` first")
     return figures
-
-
-def _without_nan(value: Any) -> Any:
-    """JSON has no NaN: None instead."""
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None
-    return value

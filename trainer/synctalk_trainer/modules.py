@@ -1,28 +1,21 @@
 """The learned mathematics in PyTorch: everything that ONNX is traced from.
 
-Two networks: the audio encoder (mel windows -> condition) and ``Field`` (head-space position, condition, expression ->
+Two networks: the audio branch (``audio_branch``: mel windows -> condition) and ``Field`` (head-space position, condition, expression ->
 density and feature; feature, direction, appearance -> colour). Their functions are defined in words in
 ``synctalk.spec``; C++ repeats them (``csrc/field.h``), and nothing else does.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-from synctalk.spec import PLANES, AudioSpec, FieldSpec, GridSpec, Spec
+from synctalk.spec import PLANES, FieldSpec, GridSpec, Spec
 from torch import Tensor, nn
 
-from .audio_visual.encoder import SpeechEncoder
-from .audio_visual.networks import COLUMNS
+from .audio_branch import Hearing, audio_encoder
 
 __all__ = [
     "Avatar",
-    "ConvolutionalEncoder",
     "Field",
-    "KernelEncoder",
-    "LearnedFeatures",
-    "audio_encoder",
     "encode_planes",
     "mlp",
     "spherical_harmonics",
@@ -144,173 +137,15 @@ class Field(nn.Module):
         return self.spec.density_scale_per_m * torch.exp(bounded)
 
 
-class _Residual2d(nn.Module):
-    """Convolution, batch norm, ReLU; the input is added before the ReLU where shapes stay."""
-
-    def __init__(
-        self, n_in: int, n_out: int, stride: int | tuple[int, int] = 1, padding: int = 1, kernel: int = 3
-    ) -> None:
-        super().__init__()
-        self.convolution = nn.Conv2d(n_in, n_out, kernel, stride, padding)
-        self.norm = nn.BatchNorm2d(n_out)
-        self.is_residual = n_in == n_out and stride == 1 and kernel == 3
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.norm(self.convolution(x))
-        return torch.relu(y + x) if self.is_residual else torch.relu(y)
-
-
-def _ave_encoder(spec: AudioSpec) -> nn.Module:
-    """The published topology over the 80 x 16 window. Source: Prajwal et al. 2020 (audio encoder)."""
-    w = spec.encoder_width
-    return nn.Sequential(
-        nn.Unflatten(1, (1, spec.n_mels)),
-        _Residual2d(1, w),
-        _Residual2d(w, w),
-        _Residual2d(w, w),
-        _Residual2d(w, 2 * w, (3, 1)),
-        _Residual2d(2 * w, 2 * w),
-        _Residual2d(2 * w, 2 * w),
-        _Residual2d(2 * w, 4 * w, 3),
-        _Residual2d(4 * w, 4 * w),
-        _Residual2d(4 * w, 4 * w),
-        _Residual2d(4 * w, 8 * w, (3, 2)),
-        _Residual2d(8 * w, 8 * w),
-        _Residual2d(8 * w, 16 * w, padding=0),
-        _Residual2d(16 * w, spec.embedding, padding=0, kernel=1),
-        nn.Flatten(),
-    )
-
-
-class ConvolutionalEncoder(nn.Module):
-    """Mel windows of a frame's taps -> its condition, learned with the field.
-
-    Source: SyncTalk §3.1 (audio-visual encoder, attention over taps).
-    """
-
-    def __init__(self, spec: AudioSpec, n_condition: int) -> None:
-        super().__init__()
-        self.window = _ave_encoder(spec)
-        self.project = nn.Sequential(
-            nn.Linear(spec.embedding, spec.hidden),
-            nn.LeakyReLU(0.02),
-            nn.Linear(spec.hidden, n_condition),
-        )
-        self.attention = nn.Sequential(
-            nn.Conv1d(n_condition, 16, 3, padding=1),
-            nn.LeakyReLU(0.02),
-            nn.Conv1d(16, 4, 3, padding=1),
-            nn.LeakyReLU(0.02),
-            nn.Conv1d(4, 1, 3, padding=1),
-            nn.Flatten(),
-            nn.Linear(spec.n_taps, spec.n_taps),
-            nn.Softmax(dim=-1),
-        )
-
-    def forward(self, windows: Tensor) -> Tensor:
-        """windows: [N, taps, 80, columns] -> condition [N, C]."""
-        n, n_taps = windows.shape[:2]
-        return self.attend(self.tap(windows.flatten(0, 1)).view(n, n_taps, -1))
-
-    def tap(self, windows: Tensor) -> Tensor:
-        """Single windows [M, 80, columns] -> [M, C]."""
-        tap: Tensor = self.project(self.window(windows))
-        return tap
-
-    def attend(self, taps: Tensor) -> Tensor:
-        """What the windows of a frame say, [N, taps, C] -> condition [N, C]."""
-        weight: Tensor = self.attention(taps.transpose(1, 2))  # [N, taps]
-        condition: Tensor = (weight[:, :, None] * taps).sum(dim=1)
-        return condition
-
-
-class LearnedFeatures(torch.autograd.Function):
-    """A speech encoder in ONNX inside a network of torch; exported as one node, whose definition is the encoder."""
-
-    @staticmethod
-    def forward(ctx: Any, windows: Tensor, speech: SpeechEncoder) -> Tensor:
-        """windows: [N, 1, 80, 16] -> [N, D]."""
-        return torch.from_numpy(speech(windows.cpu().numpy())).to(windows.device)
-
-    @staticmethod
-    def symbolic(g: Any, windows: Any, speech: SpeechEncoder) -> Any:
-        node = g.op("synctalk::SpeechEncoder", windows)
-        node.setType(windows.type().with_sizes([None, speech.n_embedding]))
-        return node
-
-
-class KernelEncoder(nn.Module):
-    """Mel window of a frame -> its condition: a kernel machine, fitted in closed form (``audio_fit``).
-
-    What it looks at: the window's mel bands, and beside them, if there is a speech encoder, what that says of the
-    window's last columns, which lie about the frame's own time. Its weights are buffers: no gradient ever touches
-    them. Source: Rahimi and Recht 2007 (random features).
-    """
-
-    def __init__(self, spec: AudioSpec, n_condition: int, speech: SpeechEncoder | None = None) -> None:
-        super().__init__()
-        if spec.n_taps != 1:
-            raise ValueError(
-                f"the kernel encoder sees one window a frame, the spec asks for {spec.n_taps} taps"
-            )
-        self.speech = speech
-        self.n_bands = spec.pooled_bands
-        self.n_pooled = spec.pooled_bands * spec.window_columns
-        n_inputs = self.n_pooled + (0 if speech is None else speech.n_embedding)
-        n_components = spec.components * (1 if speech is None else 2)
-        self.centre: Tensor
-        self.components: Tensor
-        self.frequencies: Tensor
-        self.phases: Tensor
-        self.readout: Tensor
-        self.bias: Tensor
-        self.register_buffer("centre", torch.zeros(n_inputs))
-        self.register_buffer("components", torch.zeros(n_inputs, n_components))
-        self.register_buffer("frequencies", torch.zeros(n_components, spec.cosines))
-        self.register_buffer("phases", torch.zeros(spec.cosines))
-        self.register_buffer("readout", torch.zeros(spec.cosines, n_condition))
-        self.register_buffer("bias", torch.zeros(n_condition))
-
-    def inputs(self, windows: Tensor) -> Tensor:
-        """windows: [N, 1, 80, columns] -> [N, bands * columns], and the speech encoder's embedding beside them."""
-        n, _, n_mels, n_columns = windows.shape
-        bands = windows.view(n, self.n_bands, n_mels // self.n_bands, n_columns)
-        pooled = bands.mean(dim=2).flatten(1)
-        if self.speech is None:
-            return pooled
-        learned = LearnedFeatures.apply(windows[..., -COLUMNS:], self.speech)  # type: ignore[no-untyped-call]
-        return torch.cat([pooled, learned], dim=1)
-
-    def features(self, inputs: Tensor) -> Tensor:
-        """Random cosine features of ``inputs``, [N, cosines]."""
-        return torch.cos((inputs - self.centre) @ self.components @ self.frequencies + self.phases)
-
-    def forward(self, windows: Tensor) -> Tensor:
-        """windows: [N, 1, 80, columns] -> condition [N, C]."""
-        return self.features(self.inputs(windows)) @ self.readout + self.bias
-
-
-def audio_encoder(
-    spec: AudioSpec, n_condition: int, speech: SpeechEncoder | None = None
-) -> ConvolutionalEncoder | KernelEncoder:
-    """The audio branch that a spec asks for; ``speech``: what ``KernelEncoder`` hears with, beside the mel bands."""
-    return (
-        KernelEncoder(spec, n_condition, speech)
-        if spec.encoder == "kernel"
-        else ConvolutionalEncoder(spec, n_condition)
-    )
-
-
 class Avatar(nn.Module):
     """Everything that is trained for a subject."""
 
-    def __init__(
-        self, spec: Spec, n_appearance: int, seed: int = 0, speech: SpeechEncoder | None = None
-    ) -> None:
+    def __init__(self, spec: Spec, n_appearance: int, seed: int = 0, hearing: Hearing | None = None) -> None:
+        """hearing: the models that the audio branch hears with, see ``audio_branch``."""
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
         torch.manual_seed(seed)
         self.spec = spec
         self.field = Field(spec.field, generator)
-        self.audio = audio_encoder(spec.audio, spec.field.condition, speech)
+        self.audio = audio_encoder(spec.audio, spec.field.condition, hearing or Hearing())
         self.appearance = nn.Parameter(torch.zeros(n_appearance, spec.field.appearance))

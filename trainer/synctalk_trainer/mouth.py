@@ -27,10 +27,10 @@ _SPAN_WEIGHT = 3.0
 
 
 def aperture(points: NDArray[np.floating]) -> Float:
-    """Opening of the inner lips over the distance of the outer eye corners. points: [N, 478, >=2] -> [N]."""
+    """Opening of the inner lips over the distance of the outer eye corners; 0 without a face. points: [N, 478, >=2] -> [N]."""
     opening = np.linalg.norm(points[:, 13, :2] - points[:, 14, :2], axis=-1)
     width = np.linalg.norm(points[:, 33, :2] - points[:, 263, :2], axis=-1)
-    return np.asarray(opening / width, np.float32)
+    return np.asarray(opening / np.maximum(width, 1e-6), np.float32)
 
 
 def mouth_shape(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,15 +20,28 @@ from synctalk.geometry import Camera
 from synctalk.spec import Spec
 from torch import Tensor
 
-from .audio_visual.encoder import SpeechEncoder
+from .audio_branch import Hearing, KernelEncoder
+from .audio_visual.encoder import SpeechEncoder, read_generic
 from .dataset import Dataset
-from .modules import Avatar, KernelEncoder
+from .modules import Avatar
 from .occupancy import Occupancy, lower_face
 from .rendering import native_renderer
 
-__all__ = ["Run", "Settings", "load_run", "read_json", "speech_of", "write_json", "write_tensors"]
+__all__ = [
+    "Run",
+    "Settings",
+    "hearing_of",
+    "keep_hearing",
+    "load_run",
+    "read_json",
+    "settings_of",
+    "without_nan",
+    "write_json",
+    "write_tensors",
+]
 
 _VERSION = 1
+_GENERIC, _EXTRA = "speech_to_mouth.onnx", "encoder.onnx"
 _RETIRED = {"attention_weight"}
 """Settings of older versions: gates are masked now."""
 
@@ -39,6 +53,7 @@ class Settings:
     dataset: str
     preset: str = "default"
     minutes: float | None = 30.0
+    """Of training steps alone: preparation, checkpoints and previews do not count."""
     steps: int | None = None
     """Steps or minutes: exactly one is given."""
     holdout: str = "last"
@@ -153,6 +168,15 @@ class Run:
         return np.asarray(self.condition_mean + self.condition_gain * spread, np.float32)
 
 
+def without_nan(value: Any) -> Any:
+    """JSON has no NaN: None instead, in dictionaries of any depth."""
+    if isinstance(value, dict):
+        return {key: without_nan(item) for key, item in value.items()}
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    return value
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write JSON under a temporary name and rename."""
     temporary = path.with_name(path.name + ".tmp")
@@ -192,13 +216,24 @@ def settings_of(path: Path) -> Settings:
     return Settings(**settings)
 
 
-def speech_of(path: Path) -> SpeechEncoder | None:
-    """The speech encoder that lies in a run's folder, if it was trained with one.
+def hearing_of(path: Path) -> Hearing:
+    """The models that lie in a run's folder, those that it was trained with.
 
-    Raises: ModelError: it is damaged.
+    Raises: ModelError: one is damaged.
     """
-    file = path / "encoder.onnx"
-    return SpeechEncoder.read(file) if file.exists() else None
+    generic, extra = path / _GENERIC, path / _EXTRA
+    return Hearing(
+        read_generic(generic) if generic.exists() else None,
+        SpeechEncoder.read(extra) if extra.exists() else None,
+    )
+
+
+def keep_hearing(path: Path, hearing: Hearing) -> None:
+    """Copy the models into a run's folder."""
+    for name, model in ((_GENERIC, hearing.generic), (_EXTRA, hearing.extra)):
+        (path / name).unlink(missing_ok=True)
+        if model is not None:
+            (path / name).write_bytes(model.model)
 
 
 def write_settings(path: Path, settings: Settings, spec: Spec) -> None:
@@ -225,7 +260,7 @@ def load_run(path: str | Path, dataset: str | Path | None = None) -> Run:
     )
     tensors = load_file(path / "checkpoint.safetensors")
     data = Dataset.open(dataset if dataset is not None else settings.dataset, spec.field.expression_names)
-    model = Avatar(spec, len(data.takes), settings.seed, speech_of(path))
+    model = Avatar(spec, len(data.takes), settings.seed, hearing_of(path))
     weights = {k.removeprefix("ema."): v for k, v in tensors.items() if k.startswith("ema.")}
     try:
         model.load_state_dict(weights)

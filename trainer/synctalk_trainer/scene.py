@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from synctalk.audio import mel_spectrogram, tap_windows
 from synctalk.geometry import Camera, pixel_rays
 from synctalk.spec import Spec
 from torch import Tensor
@@ -16,8 +14,9 @@ from torch import Tensor
 from .dataset import Dataset
 from .mouth import LIPS, aperture
 from .rendering import RayBatch
+from .windows import AudioWindows
 
-__all__ = ["AudioWindows", "Batch", "Scene", "least_opacity"]
+__all__ = ["Batch", "Scene", "least_opacity"]
 
 Float = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -50,31 +49,6 @@ class Batch:
     def to(self, device: torch.device) -> Batch:
         """The same pixels with their colours on a device; rays stay where marching wants them."""
         return Batch(self.rays, self.truth.to(device), self.plate.to(device), self.opacity.to(device))
-
-
-class AudioWindows:
-    """Mel windows of all frames. Takes are independent: a window never sees another take's sound."""
-
-    def __init__(self, dataset: Dataset, spec: Spec) -> None:
-        audio, frame_samples = spec.audio, spec.audio.sample_rate // spec.fps
-        one_tap = dataclasses.replace(spec, audio=dataclasses.replace(audio, taps_past=0, taps_future=0))
-        sound = dataset.audio
-        single = []
-        index = np.zeros((dataset.n_frames, audio.n_taps), np.int64)
-        offset = 0
-        for first, end in dataset.takes:
-            mel = mel_spectrogram(sound[first * frame_samples : end * frame_samples], audio)
-            n = end - first
-            frames = np.arange(-audio.taps_past, n + audio.taps_future)
-            single.append(tap_windows(mel, frames, one_tap)[:, 0])  # [n + taps - 1, 80, 16]
-            index[first:end] = offset + np.arange(n)[:, None] + np.arange(audio.n_taps)
-            offset += len(frames)
-        self.windows = torch.from_numpy(np.concatenate(single))
-        self.index = torch.from_numpy(index)
-
-    def of(self, frames: Ints) -> Tensor:
-        """Windows of the taps of frames: [n, taps, 80, 16]."""
-        return self.windows[self.index[frames]]
 
 
 def least_opacity(seen: NDArray[np.uint8], plate: NDArray[np.uint8]) -> Float:
@@ -116,7 +90,7 @@ class Scene:
             )
         self.dataset = dataset
         self.camera: Camera = dataset.camera
-        self.audio = AudioWindows(dataset, spec)
+        self.audio = AudioWindows(dataset.audio, dataset.takes, dataset.n_frames, spec)
         self.expression = torch.from_numpy(dataset.expression)
         self.take = np.zeros(dataset.n_frames, np.int64)
         for i, (first, end) in enumerate(dataset.takes):

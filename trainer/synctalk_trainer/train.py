@@ -24,7 +24,8 @@ from synctalk.spec import Spec
 from torch import Tensor
 
 from .attention import mask_gates
-from .audio_visual.encoder import SpeechEncoder
+from .audio_branch import Hearing
+from .audio_visual.encoder import generic_model
 from .conditions import Conditions, FittedConditions, LearnedConditions
 from .losses import patch_loss, thickness
 from .lower_face import beyond_sound
@@ -33,7 +34,7 @@ from .mouth import aperture
 from .occupancy import Occupancy, visual_hull
 from .perceptual import Perceptual, load_perceptual
 from .rendering import Rendered, render_rays
-from .run import Settings, read_json, speech_of, write_json, write_settings, write_tensors
+from .run import Settings, hearing_of, keep_hearing, read_json, write_json, write_settings, write_tensors
 from .scene import Batch, Scene
 from .split import split
 
@@ -98,9 +99,9 @@ class Trainer:
         self._frame_share = self._shares()
         self.generator = np.random.default_rng(settings.seed)
         torch.manual_seed(settings.seed)
-        speech = speech_of(out)
-        self.model = Avatar(spec, len(data.takes), settings.seed, speech)
-        self.ema = Avatar(spec, len(data.takes), settings.seed, speech)
+        hearing = hearing_of(out)
+        self.model = Avatar(spec, len(data.takes), settings.seed, hearing)
+        self.ema = Avatar(spec, len(data.takes), settings.seed, hearing)
         self.ema.requires_grad_(False)
         self.perceptual: Perceptual | None = None
         if settings.lpips is not None:
@@ -135,9 +136,13 @@ class Trainer:
         return shares
 
     def _conditions(self) -> Conditions:
-        if self.spec.audio.encoder == "kernel":
+        if self.spec.audio.encoder == "ave":
+            return LearnedConditions(self.model, self.scene)
+        if self.spec.audio.encoder == "generic":
             return FittedConditions(self.model, self.scene, self.train_frames, self.generator)
-        return LearnedConditions(self.model, self.scene)
+        raise TrainingError(
+            f"{self.out} was begun by an older version, whose audio branch knew one voice: train it again into a new folder"
+        )
 
     def _hull(self) -> Occupancy:
         data = self.scene.dataset
@@ -384,19 +389,21 @@ def start(
     settings: Settings,
     out: Path,
     device: str = "cpu",
-    speech: SpeechEncoder | None = None,
+    hearing: Hearing | None = None,
 ) -> Trainer:
-    """Make the run's folder and a trainer for it. speech: what the kernel encoder hears with, beside the mel bands.
+    """Make the run's folder and a trainer for it. hearing: the models that the audio branch hears with; the packaged
+    generic one by default.
 
-    Raises: TrainingError: the spec's audio branch has no place for a speech encoder.
+    Raises: TrainingError: the spec's audio branch has no place for such models.
     """
-    if speech is not None and spec.audio.encoder != "kernel":
+    hears = spec.audio.encoder == "generic"
+    hearing = hearing or Hearing(generic_model() if hears else None)
+    if hearing != Hearing() and not hears:
         raise TrainingError(
-            f"preset {spec.name} learns its own audio network: leave --encoder away, or choose --preset default"
+            f"preset {spec.name} learns its own audio network: leave --encoder and --speech-to-mouth away, or choose "
+            "--preset default"
         )
     (out / "preview").mkdir(parents=True, exist_ok=True)
-    (out / "encoder.onnx").unlink(missing_ok=True)
-    if speech is not None:
-        (out / "encoder.onnx").write_bytes(speech.model)
+    keep_hearing(out, hearing)
     write_settings(out, settings, spec)
     return Trainer(scene, spec, settings, out, device)

@@ -15,7 +15,7 @@ from synctalk import _native
 from synctalk.errors import TrainingError
 from synctalk.spec import Spec, expression_region, preset
 
-from .audio_visual.encoder import SpeechEncoder
+from .audio_branch import Hearing
 from .dataset import Dataset
 from .run import Settings, read_json, settings_of
 from .scene import Scene
@@ -59,7 +59,7 @@ def train_run(
     device: str,
     threads: int | None,
     console: Console,
-    speech: SpeechEncoder | None = None,
+    hearing: Hearing | None = None,
     expression: tuple[str, ...] = (),
 ) -> Trainer:
     """Train, or go on training, with a progress bar. expression: coefficients to learn beside the preset's.
@@ -70,6 +70,9 @@ def train_run(
         torch.set_num_threads(threads)
         _native.set_threads(threads)
     device = _device(device)
+    console.print(
+        "preparing: reading the clip, and learning which mouth its sound makes (not part of --minutes)"
+    )
     spec = _with_expression(preset(settings.preset), expression)
     if resume:
         settings = settings_of(out)
@@ -83,7 +86,7 @@ def train_run(
         )
     else:
         data = Dataset.open(dataset, spec.field.expression_names)
-        trainer = start(Scene(data, spec), spec, settings, out, device, speech)
+        trainer = start(Scene(data, spec), spec, settings, out, device, hearing)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # being ended saves, too
     columns = (BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TextColumn("{task.fields[text]}"))
     with Progress(*columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal) as bar:

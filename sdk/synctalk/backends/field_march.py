@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synctalk import _native
+from synctalk.forks import renew_in_children
 from synctalk.geometry import pixel_rays, project
 from synctalk.spec import FieldSpec
 
@@ -49,8 +50,14 @@ class FieldMarcher:
         self._occupancy = occupancy
         self._head = head
         self._colour = colour
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="march")
+        self._threads = threads
+        self.renew_after_fork()
+        renew_in_children(self)
         self._corners = _occupied_corners(spec, occupancy)
+
+    def renew_after_fork(self) -> None:
+        """Begin with a pool of its own."""
+        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="march")
 
     def render(self, request: HeadRequest) -> Float:
         """Premultiplied RGBA [H, W, 4]."""

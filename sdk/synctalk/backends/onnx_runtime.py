@@ -56,6 +56,8 @@ class OnnxRuntime:
         """
         if reason := why_not(device):
             raise BackendError(f"backend onnxruntime cannot work on device {device!r}: {reason}")
+        self.device = "cuda" if device == "cuda" else "cpu"
+        """Where it computes."""
         providers = _providers(device)
         sessions = [open_session(bundle, member, providers) for member in ("head.onnx", "colour.onnx")]
         if device == "cuda" and _CUDA not in sessions[0].get_providers():

@@ -96,7 +96,7 @@ class AudioNetwork:
     def __init__(self, bundle: Bundle) -> None:
         """Raises: BackendError, BundleError: see ``open_session``."""
         audio = bundle.manifest.spec.audio
-        self._shape = (audio.n_taps, audio.n_mels, audio.window_columns)
+        self._shape = (audio.n_taps, audio.n_mels, audio.window_values)
         self._session = open_session(bundle, "audio.onnx", ["CPUExecutionProvider"])
 
     def __call__(self, windows: Float) -> Float:

@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from synctalk.outputs import check_output
+
 __all__ = ["bench"]
 
 
@@ -76,6 +78,9 @@ def bench(
 
     if plot is not None:
         check_plotting()
+    for file in (json_file, plot):
+        if file is not None:
+            check_output(file, avatar, audio)
     settings = Settings(
         avatar,
         audio or SENTENCE,

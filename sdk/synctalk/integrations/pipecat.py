@@ -13,8 +13,6 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from pipecat.frames.frames import (
     CancelFrame,
     EndFrame,
@@ -32,11 +30,11 @@ from pipecat.services.ai_service import AIService
 from pipecat.services.settings import ServiceSettings
 
 from synctalk import frame as avatar_frame
-from synctalk.audio import as_samples, to_mono
 from synctalk.avatar import Avatar
 from synctalk.deprecation import deprecated
 from synctalk.errors import SyncTalkError
 from synctalk.session import Session
+from synctalk.sound import SampleStream, to_int16
 from synctalk.timeline import Limits
 
 from .source import SourceSound
@@ -79,6 +77,7 @@ class SyncTalkVideoService(AIService):
         self._avatar, self._seed, self._limits = avatar, seed, limits
         self._session: Session | None = None
         self._sound = SourceSound(avatar.sample_rate)
+        self._stream: SampleStream | None = None  # of the utterance that is being pushed
         self._held: deque[_Held] = deque()
         self._context_id: str | None = None
         self._task: asyncio.Task[None] | None = None
@@ -134,7 +133,9 @@ class SyncTalkVideoService(AIService):
     async def _speak(self, frame: TTSAudioRawFrame) -> None:
         if self._sound.rate not in (None, frame.sample_rate):
             self._flush()
-        pcm = _mono(frame)
+        if self._stream is None:
+            self._stream = SampleStream(frame.sample_rate, frame.num_channels)
+        pcm = to_int16(self._stream.push(frame.audio))
         try:
             await self.session.push_audio(pcm, frame.sample_rate)
         except SyncTalkError as error:
@@ -144,11 +145,13 @@ class SyncTalkVideoService(AIService):
         self._sound.push(pcm, frame.sample_rate)
 
     def _flush(self) -> None:
+        self._stream = None
         self._sound.flush()
         self.session.flush()
 
     async def _interrupt(self) -> None:
         self.session.interrupt()
+        self._stream = None
         self._sound.clear()
         kept = [held for held in self._held if not held.frame.interruptible]
         self._held = deque(kept)
@@ -190,12 +193,3 @@ class AvatarProcessor(SyncTalkVideoService):
     def __init__(self, avatar: Avatar, *, seed: int = 0, limits: Limits | None = None) -> None:
         deprecated("AvatarProcessor", "SyncTalkVideoService")
         super().__init__(avatar, seed=seed, limits=limits)
-
-
-def _mono(frame: TTSAudioRawFrame) -> NDArray[np.int16]:
-    """16-bit samples [n] of one channel."""
-    pcm = as_samples(frame.audio)
-    if frame.num_channels == 1:
-        return pcm
-    mono = to_mono(pcm.reshape(-1, frame.num_channels))
-    return np.round(32768.0 * mono).clip(-32768, 32767).astype(np.int16)

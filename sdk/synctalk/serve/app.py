@@ -244,7 +244,7 @@ def _add_routes(app: FastAPI, host: Host) -> None:
 
     @app.post("/api/sessions/{session}/sound", dependencies=[Depends(allowed)], responses=problems)
     async def sound(session: str, request: Request) -> Accepted:
-        """Let an open session speak a sound file (wav, flac, ogg or mp3), given as the request's body."""
+        """Let an open session speak a sound file (wav, flac, ogg, mp3, m4a or webm), given as the request's body."""
         conversation = host.conversations.get(session)
         if conversation is None:
             raise HTTPException(404, "there is no such session")

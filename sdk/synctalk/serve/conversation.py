@@ -25,6 +25,7 @@ from synctalk.serve.rtc import Peer
 from synctalk.serve.settings import ServeSettings
 from synctalk.serve.sound import Speech
 from synctalk.session import Session
+from synctalk.sound import Chunk, duration_s
 from synctalk.timeline import Limits
 
 __all__ = ["Conversation", "GoneError", "RefusedError"]
@@ -144,12 +145,12 @@ class Conversation:
     async def _take(self, data: bytes) -> None:
         """A binary message: sound, or a background."""
         kind, rest = data[:1], memoryview(data)[1:]
-        if kind == bytes([messages.SOUND]) and len(rest) % 2 == 0:
+        if kind == bytes([messages.SOUND]):
             self._asked = time.monotonic()
             self._check_room(len(rest) // 2, self._rate)
             if self._open_rate not in (None, self._rate):
                 self._flush()
-            await self._push(np.frombuffer(rest, "<i2"), self._rate)
+            await self._push(rest, self._rate)
         elif kind == bytes([messages.PICTURE]):
             width, height = self._avatar.size
             if len(rest) != 3 * width * height:
@@ -167,8 +168,8 @@ class Conversation:
                 f"more than {self._settings.max_sound_s:g} s of sound would wait: send it later",
             )
 
-    async def _push(self, samples: NDArray[np.generic], rate: int) -> None:
-        if len(samples):
+    async def _push(self, samples: Chunk, rate: int) -> None:
+        if duration_s(samples, rate):
             self._pulse.pushed()
             self._open_rate = rate
             await self._session.push_audio(samples, rate)

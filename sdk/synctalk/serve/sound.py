@@ -3,47 +3,43 @@
 from __future__ import annotations
 
 import asyncio
-import io
-from typing import Any
+from contextlib import closing
 
 import numpy as np
 from numpy.typing import NDArray
 
 from synctalk.errors import MediaError
+from synctalk.sound_file import AudioFile
 
 __all__ = ["Speech", "decode"]
 
 _BLOCK = 1 << 16
-_MAX_CHANNELS = 8
 _RATES = (8_000, 192_000)
 _MAX_WAV = 64 << 20
 
 
 def decode(data: bytes, max_s: float) -> tuple[NDArray[np.float32], int]:
-    """Samples float32 [n] mono and their rate, of a wav, flac, ogg or mp3; in other formats nothing is looked for.
+    """Samples float32 [n] mono and their rate, of a wav, flac, ogg, mp3, m4a (mp4) or WebM; other formats are not tried.
 
-    FFmpeg would know more formats, some of which name further files and addresses to open.
+    FFmpeg would know more, some of which name further files and addresses to open.
     Raises: MediaError: no such format, damaged, or longer than ``max_s``.
     """
-    import soundfile
-
     try:
-        with soundfile.SoundFile(io.BytesIO(data)) as file:
-            rate, channels = int(file.samplerate), int(file.channels)
-            if not (_RATES[0] <= rate <= _RATES[1] and 1 <= channels <= _MAX_CHANNELS):
-                raise MediaError(f"{rate} Hz with {channels} channels: give 8 to 192 kHz, mono or stereo")
-            pieces: list[NDArray[Any]] = []
-            left = round(max_s * rate)
-            while len(block := file.read(min(_BLOCK, left + 1), dtype="float32", always_2d=True)):
-                left -= len(block)
-                if left < 0:
-                    raise MediaError(f"the sound is longer than {max_s:g} s, the most there may be: cut it")
-                pieces.append(block.mean(axis=1))
-    except (soundfile.LibsndfileError, TypeError, ValueError, OverflowError, RuntimeError) as error:
-        raise MediaError("this is no sound that can be read here: give a wav, flac, ogg or mp3") from error
-    if not pieces:
-        raise MediaError("there is no sound in it: give one that lasts")
-    return np.nan_to_num(np.concatenate(pieces), nan=0.0, posinf=1.0, neginf=-1.0), rate
+        file = AudioFile(data, is_trusted=False)
+    except MediaError as error:
+        raise MediaError(
+            "this is no sound that can be read here: give a wav, flac, ogg, mp3, m4a or webm"
+        ) from error
+    with closing(file):
+        if not _RATES[0] <= file.rate <= _RATES[1]:
+            raise MediaError(f"the sound is at {file.rate} Hz: give 8 to 192 kHz")
+        pieces, left = [], round(max_s * file.rate)
+        for piece in file:
+            left -= len(piece)
+            if left < 0:
+                raise MediaError(f"the sound is longer than {max_s:g} s, the most there may be: cut it")
+            pieces.append(piece)
+    return np.concatenate(pieces), file.rate
 
 
 class Speech:

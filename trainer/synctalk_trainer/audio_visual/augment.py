@@ -18,7 +18,20 @@ from scipy import signal
 from scipy.ndimage import uniform_filter1d
 from scipy.signal import fftconvolve
 
-__all__ = ["Variation", "at_speed", "in_noise", "in_room", "through_codec", "varied", "with_formants"]
+__all__ = [
+    "Variation",
+    "at_speed",
+    "breaths",
+    "clipped",
+    "in_noise",
+    "in_room",
+    "music",
+    "noises",
+    "through_codec",
+    "through_telephone",
+    "varied",
+    "with_formants",
+]
 
 Float = NDArray[np.float32]
 
@@ -48,6 +61,10 @@ class Variation:
     noise: float = 0.6
     noise_db: tuple[float, float] = (5.0, 35.0)
     """Speech over noise"""
+    music: float = 0.12
+    breath: float = 0.15
+    telephone: float = 0.12
+    clipping: float = 0.1
 
 
 def varied(audio: Float, generator: np.random.Generator, variation: Variation) -> tuple[Float, float]:
@@ -59,11 +76,19 @@ def varied(audio: Float, generator: np.random.Generator, variation: Variation) -
         sound = in_room(sound, generator)
     if generator.random() < variation.noise:
         sound = in_noise(sound, float(generator.uniform(*variation.noise_db)), generator)
+    if generator.random() < variation.music:
+        sound = _mixed(sound, music(len(sound), generator), float(generator.uniform(8, 30)))
+    if generator.random() < variation.breath:
+        sound = _mixed(sound, breaths(len(sound), generator), float(generator.uniform(8, 25)))
+    if generator.random() < variation.telephone:
+        sound = through_telephone(sound, generator)
+    if generator.random() < variation.clipping:
+        sound = clipped(sound, float(generator.uniform(2, 12)))
     if generator.random() < variation.codec:
         name, container, bits = _CODECS[int(generator.integers(len(_CODECS)))]
         sound = through_codec(sound, name, container, bits)
     loudest = max(float(np.abs(sound).max()), 1e-6)
-    return (sound * (10 ** generator.uniform(-1.3, -0.05) / loudest)).astype(np.float32), speed
+    return (sound * (10 ** generator.uniform(-2.0, -0.05) / loudest)).astype(np.float32), speed
 
 
 def at_speed(audio: Float, speed: float) -> Float:
@@ -113,6 +138,76 @@ def in_noise(audio: Float, speech_over_noise_db: float, generator: np.random.Gen
     noise = np.fft.irfft(white, len(audio))
     level = float(np.sqrt(np.mean(audio**2))) * 10 ** (-speech_over_noise_db / 20)
     return (audio + noise * (level / max(float(noise.std()), 1e-12))).astype(np.float32)
+
+
+def _mixed(sound: Float, other: Float, over_db: float) -> Float:
+    """Speech with another sound, so many decibels quieter."""
+    level = float(np.sqrt(np.mean(sound**2))) * 10 ** (-over_db / 20)
+    return (sound + other * (level / max(float(other.std()), 1e-9))).astype(np.float32)
+
+
+def through_telephone(audio: Float, generator: np.random.Generator) -> Float:
+    """What a telephone or a cheap microphone lets through: a band whose ends vary. Without delay."""
+    low, high = float(generator.uniform(80, 400)), float(generator.uniform(2_800, 5_500))
+    band = signal.butter(3, (low, high), "bandpass", fs=_RATE, output="sos")
+    return np.asarray(signal.sosfiltfilt(band, audio), np.float32)
+
+
+def clipped(audio: Float, drive_db: float) -> Float:
+    """Recorded too loud: so many decibels above what fits."""
+    loudest = max(float(np.abs(audio).max()), 1e-6)
+    driven = (audio / loudest * 10 ** (drive_db / 20)).clip(-1, 1)
+    return np.asarray(driven * loudest, np.float32)
+
+
+def music(n: int, generator: np.random.Generator) -> Float:
+    """Chords that fade, with a beat: nobody speaks. [n] about 1 at its loudest."""
+    sound = np.zeros(n)
+    beat = int(generator.uniform(0.25, 0.8) * _RATE)
+    for start in range(0, n, beat):
+        after = np.arange(min(2 * _RATE, n - start)) / _RATE
+        fade = np.exp(-after / generator.uniform(0.1, 0.6))
+        chord = np.zeros(len(after))
+        for _ in range(int(generator.integers(1, 4))):
+            tone = 55.0 * 2 ** float(generator.integers(12, 48) / 12)
+            for harmonic in range(1, int(generator.integers(2, 8))):
+                chord += fade * np.sin(2 * np.pi * tone * harmonic * after) / harmonic
+        if generator.random() < 0.6:
+            chord += 2 * np.exp(-after / 0.03) * generator.standard_normal(len(after))
+        sound[start : start + len(after)] += chord
+    return (sound / max(float(np.abs(sound).max()), 1e-9)).astype(np.float32)
+
+
+def breaths(n: int, generator: np.random.Generator) -> Float:
+    """Somebody breathes: humps of soft noise, 0.3 to 1 s each, every few seconds. [n] about 1 at its loudest."""
+    sound = np.zeros(n)
+    at = int(generator.uniform(0, 1.5) * _RATE)
+    low, high = float(generator.uniform(300, 800)), float(generator.uniform(2_000, 6_000))
+    band = signal.butter(2, (low, high), "bandpass", fs=_RATE, output="sos")
+    while at < n:
+        length = int(generator.uniform(0.3, 1.0) * _RATE)
+        hump = np.sin(np.pi * np.arange(length) / length) ** 2 * generator.standard_normal(length)
+        end = min(n, at + length)
+        sound[at:end] += hump[: end - at]
+        at = end + int(generator.uniform(1.0, 4.0) * _RATE)
+    sound = signal.sosfilt(band, sound)
+    return (sound / max(float(np.abs(sound).max()), 1e-9)).astype(np.float32)
+
+
+def noises(n: int, generator: np.random.Generator) -> Float:
+    """A room, a street, a hum, knocks: coloured noise whose level drifts, tones, short hits. [n] about 1 at its loudest."""
+    sound = in_noise(np.full(n, 1e-6, np.float32), -80.0, generator).astype(np.float64)
+    sound /= max(float(np.abs(sound).max()), 1e-9)
+    knots = generator.uniform(0.2, 1.0, 2 + n // _RATE)
+    sound *= np.interp(np.linspace(0, len(knots) - 1, n), np.arange(len(knots)), knots)
+    if generator.random() < 0.3:
+        hum = float(generator.choice([50.0, 60.0, 100.0, 120.0, 440.0]))
+        sound += 0.5 * np.sin(2 * np.pi * hum * np.arange(n) / _RATE)
+    for _ in range(int(generator.integers(0, 6))):
+        at, length = int(generator.integers(0, n)), int(generator.uniform(0.02, 0.15) * _RATE)
+        hit = np.exp(-np.arange(length) / (0.2 * length)) * generator.standard_normal(length)
+        sound[at : at + length] += 1.5 * hit[: max(0, n - at)]
+    return (sound / max(float(np.abs(sound).max()), 1e-9)).astype(np.float32)
 
 
 def through_codec(audio: Float, name: str, container: str, bits_per_second: int) -> Float:

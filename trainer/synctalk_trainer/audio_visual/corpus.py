@@ -1,106 +1,43 @@
-"""Talking clips as training sees them: mel columns and mouths, side by side, many variations of each.
+"""Sounds as training sees them: mel columns, what is known of the voice, and what the mouth does, side by side.
 
-A clip is a prepared dataset, or a video from which ``synctalk prepare`` makes one with its first two steps. Synthetic
-utterances join them. All clips lie in a few flat arrays, with silence around each, so that a window needs no bounds.
+Four kinds of sounds: films (the mouth is measured), recorded voices (the teacher says what their mouths would do),
+synthetic speech (the synthesiser says when lips touch), and sounds that nobody speaks. All lie in a few flat arrays, with
+silence around each, so that a window needs no bounds. What nobody knows of a frame is NaN.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from synctalk.audio import SILENCE, mel_spectrogram
+from synctalk.audio import mel_spectrogram
 from synctalk.errors import DatasetError
-from synctalk.spec import AudioSpec
+from synctalk.spec import preset
+from synctalk.voice import VoiceStream
 
-from ..dataset import read_wave
 from .augment import Variation, varied
-from .mouths import MEASURES, landmark_measures, standardised
-from .voices import Voices
+from .films import FPS, SHORTEST, TalkingClip
+from .mouths import MEASURES, SHUT_APERTURE, standardised
+from .networks import HINTS, OUTPUTS
 
-__all__ = ["AUDIO", "FPS", "SHORTEST", "Corpus", "CorpusBuilder", "TalkingClip", "find_clips", "read_clip"]
+__all__ = ["AUDIO", "KINDS", "Corpus", "CorpusBuilder", "film_labels", "speaking"]
 
 Float = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
-FPS = 25
-AUDIO = AudioSpec(window_columns=16)
-"""What the encoder hears for a frame: 16 mel columns, 8 of them after the frame's own."""
+AUDIO = preset("default").audio
+KINDS = ("film", "voice", "synthetic", "nobody")
 
-_PADDING = 32
-"""Columns of silence before and after each clip"""
-SHORTEST = 50
-"""Frames of a clip, at least: two seconds."""
-_NO_VISEME = -1
-_VIDEOS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
+_PADDING = AUDIO.window_columns
 _HELD_EVERY = 11
-
-
-@dataclass(frozen=True)
-class TalkingClip:
-    """Sound and mouth of a real clip, take by take."""
-
-    name: str
-    audio: Float
-    """[n] mono, 16 kHz, sample 0 at the start of frame 0"""
-    measures: Float
-    """[N, measures] as they were seen: ``mouths.standardised`` comes later"""
-    valid: NDArray[np.bool_]
-    takes: tuple[tuple[int, int], ...]
-
-
-def find_clips(folders: Sequence[Path], cache: Path, prepare: Callable[[Path, Path], None]) -> list[Path]:
-    """Datasets in or under the folders; videos there are prepared into ``cache`` by ``prepare(video, dataset)``.
-
-    Raises: DatasetError: a folder holds neither.
-    """
-    found: list[Path] = []
-    for folder in folders:
-        datasets = [path.parent for path in sorted(folder.rglob("dataset.json"))]
-        videos = [p for p in sorted(folder.rglob("*")) if p.suffix.lower() in _VIDEOS]
-        videos = [p for p in videos if not any(p.is_relative_to(d) for d in datasets)]
-        if not datasets and not videos:
-            raise DatasetError(
-                f"{folder} holds no talking clips: give a folder of videos ({', '.join(_VIDEOS)}) or of datasets that "
-                "`synctalk prepare` wrote"
-            )
-        for video in videos:
-            target = cache / f"{video.stem}-{abs(hash_of(video)):08x}"
-            prepare(video, target)
-            datasets.append(target)
-        found += datasets
-    return found
-
-
-def hash_of(path: Path) -> int:
-    """A number that tells paths apart, the same in every run."""
-    import zlib
-
-    return zlib.crc32(str(path.resolve()).encode())
-
-
-def read_clip(path: Path) -> TalkingClip:
-    """What this training needs of a dataset: its sound and landmarks; pictures and poses may be missing.
-
-    Raises: DatasetError: missing, damaged, or hardly any face.
-    """
-    again = f"run `synctalk prepare VIDEO -o {path} --steps landmarks`"
-    try:
-        info = json.loads((path / "dataset.json").read_text(encoding="utf-8"))
-        with np.load(path / "landmarks.npz", allow_pickle=False) as archive:
-            points, valid = archive["points"], np.asarray(archive["valid"], bool)
-        takes = tuple((int(first), int(end)) for first, end in info["takes"])
-    except (OSError, KeyError, ValueError, TypeError) as error:
-        raise DatasetError(f"{path} is not a dataset with landmarks ({error}): {again}") from None
-    if valid.sum() < SHORTEST:
-        raise DatasetError(
-            f"{path}: a face was found in {int(valid.sum())} frames, at least {SHORTEST} are needed: leave this clip out"
-        )
-    return TalkingClip(path.name, read_wave(path / "audio.wav"), landmark_measures(points), valid, takes)
+_SHUT, _SPEAKING = len(MEASURES), len(MEASURES) + 1
+_FRAME_SAMPLES = AUDIO.sample_rate // FPS
+_PAUSE_DB, _PAUSE_FRAMES = 28.0, 5
+"""So far under a sound's loud frames nobody speaks, if it lasts 200 ms."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,140 +45,149 @@ class Corpus:
     """Everything that is trained on, and what is held out of it."""
 
     mel: NDArray[np.float16]
-    """[columns, mels] of all clips, padded with silence"""
-    measures: Float
-    """[frames, measures], standardised"""
-    viseme: NDArray[np.int8]
-    """[frames]: index into ``voices.VISEME_NAMES``, -1 where nobody knows"""
-    clips: Ints
-    """[n, 5]: column of the clip's own time 0, first frame, frames, whether real, whether held out"""
+    """[columns, mels] of all sounds, padded with silence"""
+    known: NDArray[np.float16]
+    """[columns, mels] the voice as known at each column"""
+    labels: NDArray[np.float16]
+    """[frames, OUTPUTS + HINTS]: measures standardised, shut and speaking 0..1, what the teacher hears; NaN where nobody
+    knows"""
+    sounds: Ints
+    """[n, 5]: column of the sound's own time 0, first frame, frames, index of its kind, whether held out"""
 
-    def windows(self, clip: int, frames: Ints) -> Float:
-        """Mel windows [n, 1, 80, 16] of a clip's frames."""
-        mel, starts = self.segment(clip, frames)
-        windows = np.lib.stride_tricks.sliding_window_view(
-            mel, AUDIO.window_columns, axis=1
-        )  # [80, T - 15, 16]
-        return np.ascontiguousarray(windows[:, starts].swapaxes(0, 1)[:, None])
-
-    def segment(self, clip: int, frames: Ints) -> tuple[Float, Ints]:
-        """The mel columns [80, T] that consecutive frames hear, and where in them each one's window begins, [n]."""
+    def segment(self, sound: int, frames: Ints) -> tuple[Float, Float, Ints]:
+        """The mel columns [80, T] that consecutive frames hear, the voice at the last of them [80], and where in the
+        columns each frame's window begins, [n]."""
         base = frames * AUDIO.sample_rate // (FPS * AUDIO.hop_samples)
-        first = self.clips[clip, 0] + base + AUDIO.window_future_columns - AUDIO.window_columns
-        columns = self.mel[first[0] : first[-1] + AUDIO.window_columns]
-        return columns.astype(np.float32).T, first - first[0]
+        first = self.sounds[sound, 0] + base + AUDIO.window_future_columns - AUDIO.window_columns
+        end = first[-1] + AUDIO.window_columns
+        columns = self.mel[first[0] : end].astype(np.float32)
+        return columns.T, self.known[end - 1].astype(np.float32), first - first[0]
 
-    def mouths(self, clip: int, frames: Ints) -> tuple[Float, NDArray[np.int8]]:
-        """Measures [n, measures] and visemes [n] of a clip's frames."""
-        index = self.clips[clip, 1] + frames
-        return self.measures[index], self.viseme[index]
+    def said(self, sound: int, frames: Ints) -> Float:
+        """Labels of a sound's frames, [n, OUTPUTS + HINTS]."""
+        return self.labels[self.sounds[sound, 1] + frames].astype(np.float32)
 
     def save(self, path: Path) -> None:
         """Write under a temporary name and rename."""
         temporary = path.with_name(path.name + ".tmp")
         with temporary.open("wb") as file:
-            np.savez(file, mel=self.mel, measures=self.measures, viseme=self.viseme, clips=self.clips)
+            np.savez(file, **{each.name: getattr(self, each.name) for each in fields(self)})
         temporary.replace(path)
 
     @staticmethod
     def load(path: Path) -> Corpus:
         """The inverse of ``save``."""
         with np.load(path, allow_pickle=False) as archive:
-            return Corpus(archive["mel"], archive["measures"], archive["viseme"], archive["clips"])
+            return Corpus(**{each.name: archive[each.name] for each in fields(Corpus)})
 
 
+@dataclass
 class CorpusBuilder:
-    """Gathers clips; ``build`` makes the corpus of them."""
+    """Gathers sounds; ``build`` makes the corpus of them."""
 
-    def __init__(self, generator: np.random.Generator, variation: Variation | None = None) -> None:
-        self._generator = generator
-        self._variation = variation or Variation()
-        self._mel: list[NDArray[np.float16]] = []
-        self._measures: list[Float] = []
-        self._viseme: list[NDArray[np.int8]] = []
-        self._clips: list[tuple[int, int, int, int, int]] = []
-        self._n_columns = self._n_frames = 0
+    generator: np.random.Generator
+    variation: Variation = field(default_factory=Variation)
+    _mel: list[NDArray[np.float16]] = field(default_factory=list)
+    _known: list[NDArray[np.float16]] = field(default_factory=list)
+    _labels: list[NDArray[np.float16]] = field(default_factory=list)
+    _sounds: list[tuple[int, int, int, int, int]] = field(default_factory=list)
+    _n_columns: int = 0
+    _n_frames: int = 0
 
-    def add_real(self, clip: TalkingClip, n_variations: int, holdout: bool) -> None:
-        """Every take as it is and in so many variations. ``holdout``: every 11th take, or the last 1/11 of a single one,
-        is kept for validation, and only as it is."""
-        motion = standardised(clip.measures, clip.valid)
-        for first, end, is_held in _parts(clip.takes, holdout):
+    @property
+    def n_sounds(self) -> int:
+        """Sounds so far, variations among them."""
+        return len(self._sounds)
+
+    def add_film(self, clip: TalkingClip, n_variations: int, hints: Float | None = None) -> None:
+        """Every take as it is and in so many variations; every 11th take, or the last 1/11 of a single one, is held out
+        as it is. hints: [N, HINTS] of the teacher."""
+        labels = film_labels(clip)
+        if hints is not None:
+            labels = np.hstack([labels, hints])
+        for first, end, is_held in _parts(clip.takes):
             if end - first < SHORTEST or clip.valid[first:end].mean() < 0.9:
                 continue
-            sound = clip.audio[first * AUDIO.sample_rate // FPS : end * AUDIO.sample_rate // FPS]
-            labels = np.full(end - first, _NO_VISEME)
-            self._append(sound, motion[first:end], labels, True, is_held, 0 if is_held else n_variations)
+            sound = clip.audio[first * _FRAME_SAMPLES : end * _FRAME_SAMPLES]
+            self._append(sound, labels[first:end], "film", is_held, n_variations)
 
-    def add_synthetic(self, voices: Voices, n: int) -> Iterator[int]:
-        """So many utterances, four of five varied; yields after each."""
-        said = []
-        for k in range(n):
-            said.append(voices.say())
-            yield k + 1
-        everything = np.concatenate([u.measures for u in said])
-        mean, spread = everything.mean(axis=0), everything.std(axis=0)
-        for k, utterance in enumerate(said):
-            motion = ((utterance.measures - mean) / spread).clip(-4, 4).astype(np.float32)
-            held = k % 50 == 49
-            is_plain = held or k % 5 == 0
-            self._append(
-                utterance.audio, motion, utterance.viseme, False, held, 0 if is_plain else 1, is_plain
-            )
+    def add_sound(self, kind: str, sound: Float, labels: Float, is_held: bool, n_variations: int) -> None:
+        """A sound [n] that is not filmed, with its labels [N, OUTPUTS], or hints behind them; held-out ones are not varied."""
+        self._append(sound, labels, kind, is_held, n_variations)
 
     def build(self) -> Corpus:
         """Raises: DatasetError: nothing was long enough."""
-        if not self._clips:
-            raise DatasetError(f"no take of {SHORTEST} frames (2 s) with a face in it: give longer clips")
+        if not self._sounds:
+            raise DatasetError(f"no sound of {SHORTEST} frames (2 s): give longer films or recordings")
         return Corpus(
             np.concatenate(self._mel),
-            np.concatenate(self._measures),
-            np.concatenate(self._viseme),
-            np.array(self._clips, np.int64),
+            np.concatenate(self._known),
+            np.concatenate(self._labels),
+            np.array(self._sounds, np.int64),
         )
 
-    def _append(
-        self,
-        sound: Float,
-        motion: Float,
-        viseme: Ints,
-        is_real: bool,
-        is_held: bool,
-        n_variations: int,
-        with_plain: bool = True,
-    ) -> None:
-        if with_plain:
-            self._store(sound, motion, viseme, is_real, is_held)
-        for _ in range(n_variations):
-            other, speed = varied(sound, self._generator, self._variation)
-            at = np.arange(int((len(motion) - 1) / speed) + 1) * speed  # frames of the original
-            moved = [np.interp(at, np.arange(len(motion)), motion[:, k]) for k in range(len(MEASURES))]
-            nearest = np.minimum(np.round(at).astype(np.int64), len(motion) - 1)
-            self._store(other, np.stack(moved, axis=1).astype(np.float32), viseme[nearest], is_real, is_held)
+    def _append(self, sound: Float, labels: Float, kind: str, is_held: bool, n_variations: int) -> None:
+        self._store(sound, labels, kind, is_held)
+        for _ in range(0 if is_held else n_variations):
+            other, speed = varied(sound, self.generator, self.variation)
+            at = np.arange(int((len(labels) - 1) / speed) + 1) * speed  # frames of the original
+            below = np.minimum(at.astype(np.int64), len(labels) - 2)
+            share = (at - below)[:, None]
+            self._store(other, labels[below] * (1 - share) + labels[below + 1] * share, kind, is_held)
 
-    def _store(self, sound: Float, motion: Float, viseme: Ints, is_real: bool, is_held: bool) -> None:
-        if len(motion) < SHORTEST:
+    def _store(self, sound: Float, labels: Float, kind: str, is_held: bool) -> None:
+        if len(labels) < SHORTEST:
             return
-        silence = np.full((_PADDING, AUDIO.n_mels), SILENCE, np.float16)
-        mel = np.concatenate([silence, mel_spectrogram(sound, AUDIO).astype(np.float16), silence])
-        self._clips.append(
-            (self._n_columns + _PADDING, self._n_frames, len(motion), int(is_real), int(is_held))
-        )
-        self._mel.append(mel)
-        self._measures.append(motion)
-        self._viseme.append(viseme.astype(np.int8))
+        n_missing = len(OUTPUTS) + HINTS - labels.shape[1]
+        labels = np.pad(labels, ((0, 0), (0, n_missing)), constant_values=np.nan)
+        silence = np.full((_PADDING, AUDIO.n_mels), AUDIO.silence, np.float32)
+        mel = np.concatenate([silence, mel_spectrogram(sound, AUDIO), silence])
+        own = (self._n_columns + _PADDING, self._n_frames, len(labels), KINDS.index(kind), int(is_held))
+        self._sounds.append(own)
+        self._mel.append(mel.astype(np.float16))
+        self._known.append(VoiceStream(AUDIO.n_mels).push(mel).astype(np.float16))
+        self._labels.append(labels.astype(np.float16))
         self._n_columns += len(mel)
-        self._n_frames += len(motion)
+        self._n_frames += len(labels)
 
 
-def _parts(takes: tuple[tuple[int, int], ...], holdout: bool) -> Iterator[tuple[int, int, bool]]:
-    """Takes and whether each is held out; a single take is cut."""
-    if not holdout:
-        yield from ((first, end, False) for first, end in takes)
-    elif len(takes) >= _HELD_EVERY:
+def film_labels(clip: TalkingClip) -> Float:
+    """What is known of a filmed talker's frames, [N, OUTPUTS]; NaN where no face was found."""
+    labels = np.empty((len(clip.measures), len(OUTPUTS)), np.float32)
+    labels[:, :_SHUT] = standardised(clip.measures, clip.valid)
+    labels[:, _SHUT] = clip.measures[:, 0] < SHUT_APERTURE
+    labels[~clip.valid] = np.nan
+    labels[:, _SPEAKING] = speaking(clip.audio, len(labels))
+    return labels
+
+
+def speaking(clean: Float, n_frames: int) -> Float:
+    """Whether somebody speaks in a frame of a sound without noise, float32 [n_frames]; pauses under 200 ms are speech."""
+    padded = np.zeros(n_frames * _FRAME_SAMPLES, np.float32)
+    padded[: min(len(clean), len(padded))] = clean[: len(padded)]
+    power = np.square(padded.reshape(n_frames, -1)).mean(axis=1)
+    decibel = 10 * np.log10(power + 1e-12)
+    loud = decibel > np.percentile(decibel, 90) - _PAUSE_DB
+    for first, end in _gaps(loud):
+        if end - first < _PAUSE_FRAMES:
+            loud[first:end] = True
+    return loud.astype(np.float32)
+
+
+def _gaps(loud: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
+    """Stretches without sound between loud frames."""
+    sounding = np.flatnonzero(loud)
+    for before, after in itertools.pairwise(sounding):
+        if after > before + 1:
+            yield int(before) + 1, int(after)
+
+
+def _parts(takes: tuple[tuple[int, int], ...]) -> Iterator[tuple[int, int, bool]]:
+    """Takes and whether each is held out; the end of a single take is cut off."""
+    if len(takes) >= _HELD_EVERY:
         yield from ((a, b, k % _HELD_EVERY == _HELD_EVERY - 1) for k, (a, b) in enumerate(takes))
-    else:
-        first, end = takes[0][0], takes[-1][1]
-        cut = end - (end - first) // _HELD_EVERY
-        for a, b in takes:
-            yield from ((x, y, h) for x, y, h in ((a, min(b, cut), False), (max(a, cut), b, True)) if y > x)
+        return
+    first, end = takes[0][0], takes[-1][1]
+    cut = end - (end - first) // _HELD_EVERY
+    for a, b in takes:
+        yield from ((x, y, h) for x, y, h in ((a, min(b, cut), False), (max(a, cut), b, True)) if y > x)

@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 from ..mouth import aperture
 from ..synthetic.rig import Head
 
-__all__ = ["MEASURES", "landmark_measures", "posed_measures", "standardised"]
+__all__ = ["MEASURES", "SHUT_APERTURE", "landmark_measures", "posed_measures", "standardised"]
 
 Float = NDArray[np.float32]
 
 MEASURES = ("opening", "opening_sides", "inner_width", "outer_height", "outer_width", "jaw", "upper_lip")
 
+SHUT_APERTURE = 0.015
+"""Inner lips that are less far apart touch: on film an opening is either below 0.01 or well above 0.02."""
 _MEDIAPIPE = ((13, 14), ((82, 87), (312, 317)), (78, 308), (0, 17), (61, 291), (2, 152), (2, 13))
 _USUAL = ((62, 66), ((61, 67), (63, 65)), (60, 64), (51, 57), (48, 54), (33, 8), (33, 62))
 """Pairs of points in MediaPipe's 478 and among the 68 usual landmarks; two pairs are averaged"""

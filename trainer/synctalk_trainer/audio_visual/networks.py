@@ -1,108 +1,109 @@
-"""The two networks that learn to agree: one hears 0.2 s of sound, the other sees a mouth for 0.2 s.
-
-Source of the idea: Chung and Zisserman 2016, "Out of time" (a sound and a picture network with a common space).
-"""
+"""The generic speech-to-mouth network: 0.8 s of anybody's sound, and what is known of the voice, to the mouth's measures."""
 
 from __future__ import annotations
 
 import torch
+from synctalk.voice import average_voice
 from torch import Tensor, nn
 
 from .mouths import MEASURES
-from .voices import VISEME_NAMES
 
 __all__ = [
     "COLUMNS",
+    "EMBEDDING",
+    "HINTS",
     "MELS",
-    "MOUTH_FRAMES",
-    "POOLED_BANDS",
-    "POOLED_COLUMNS",
-    "AudioNetwork",
-    "AudioVisual",
-    "MouthNetwork",
+    "N_MEASURES",
+    "OUTPUTS",
+    "REACH",
+    "SPREAD",
+    "SpeechToMouth",
 ]
 
-MELS, COLUMNS = 80, 16
-MOUTH_FRAMES = 5
-"""Frames of the mouth that one embedding sees, its own in the middle."""
-_CHANNELS = (16, 32, 64, 96, 128)
-_KERNELS = ((5, 3), (3, 3), (3, 3), (3, 3), (5, 3))
-_COMMON = 32
-"""Width of the space in which sound and mouth are compared."""
-POOLED_BANDS, POOLED_COLUMNS = 20, 8
-"""The picture of the sound that the embedding must be able to give back."""
-_LEFT = COLUMNS - 2 * len(_KERNELS)
-"""Columns that are left of a window after convolutions without padding in time."""
+MELS, COLUMNS = 80, 64
+"""Mel columns of a window; the voice is one more."""
+EMBEDDING = 128
+N_MEASURES = len(MEASURES)
+OUTPUTS = (*MEASURES, "shut", "speaking")
+"""What the network says of a frame: the mouth's measures about the talker's mean in units of his spread; logits of "the lips
+touch" and of "somebody speaks"."""
+HINTS = 64
+"""Values of what the teacher hears that the embedding must tell, too, while it is trained: they say much more of the sound
+than a mouth does."""
+_WIDTHS = (144, 144, 160)
+_KERNELS = (4, 4, 3)
+_LEFT = 6
+"""Columns that are left of a window after three convolutions of stride 2."""
+SPREAD, REACH = 1.0, 3.0
+"""Deviation of mel values about a voice's own long-term spectrum while it speaks; what is farther is cut off."""
 
 
-class AudioNetwork(nn.Module):
-    """Mel window [N, 1, 80, 16] -> embedding [N, D]: five convolutions and a linear layer.
+class _Layer(nn.Module):
+    """A convolution over time that halves the columns, and one without neighbours beside it; batch norm and ReLU behind both."""
 
-    Nothing is padded in time, so that ``along`` gives the same embeddings for all frames of a segment at a third of the
-    cost: neighbouring windows share their columns.
+    def __init__(self, n_in: int, n_out: int, kernel: int) -> None:
+        super().__init__()
+        self.convolution = nn.Conv1d(n_in, n_out, kernel, 2, bias=False)
+        self.norm = nn.BatchNorm1d(n_out)
+        self.beside = nn.Conv1d(n_out, n_out, 1, bias=False)
+        self.beside_norm = nn.BatchNorm1d(n_out)
+
+    def forward(self, x: Tensor, bias: Tensor | None = None, dilation: int = 0) -> Tensor:
+        """x: [N, in, T] -> [N, out, T / 2]; with a dilation the columns stay as many, see ``SpeechToMouth.along``."""
+        if dilation:
+            y = nn.functional.conv1d(x, self.convolution.weight, dilation=dilation)
+        else:
+            y = self.convolution(x)
+        y = torch.relu(self.norm(y if bias is None else y + bias))
+        return torch.relu(y + self.beside_norm(self.beside(y)))
+
+
+class SpeechToMouth(nn.Module):
+    """Windows [N, 1, 80, 65] -> what they say [N, OUTPUTS], and an embedding [N, EMBEDDING].
+
+    ``along`` gives the same for all frames of a segment at a quarter of the cost: convolutions of stride 2 on
+    single windows are dilated ones on the segment. Source of the trick: Holschneider et al. 1989 (à trous).
     """
 
-    def __init__(self, n_embedding: int = 192) -> None:
-        super().__init__()
-        layers: list[nn.Module] = []
-        n_in = 1
-        for k, (n_out, kernel) in enumerate(zip(_CHANNELS, _KERNELS, strict=True)):
-            is_last = k == len(_CHANNELS) - 1
-            padding = 0 if is_last else kernel[0] // 2
-            layers += [
-                nn.Conv2d(n_in, n_out, kernel, 1 if is_last else (2, 1), (padding, 0), bias=False),
-                nn.BatchNorm2d(n_out),
-                nn.ReLU(),
-            ]
-            n_in = n_out
-        self.convolutions = nn.Sequential(*layers)
-        self.project = nn.Linear(n_in * _LEFT, n_embedding)
-
-    def forward(self, windows: Tensor) -> Tensor:
-        left = self.convolutions(windows / 4.0)  # [N, 128, 1, 6]
-        return torch.relu(self.project(left.flatten(1)))
-
-    def along(self, mel: Tensor, starts: Tensor) -> Tensor:
-        """Segments [B, 1, 80, T] and the first columns [B, L] of the windows in them -> embeddings [B * L, D]."""
-        left = self.convolutions(mel / 4.0)[:, :, 0].unfold(2, _LEFT, 1)  # [B, 128, T - 15, 6]
-        index = starts[:, None, :, None].expand(-1, left.shape[1], -1, _LEFT)
-        chosen = left.gather(2, index).transpose(1, 2)  # [B, L, 128, 6]
-        return torch.relu(self.project(chosen.flatten(0, 1).flatten(1)))
-
-
-class MouthNetwork(nn.Module):
-    """Standardised mouth measures of a few frames [N, MOUTH_FRAMES, measures] -> [N, common]."""
+    average: Tensor
 
     def __init__(self) -> None:
         super().__init__()
-        self.layers = nn.Sequential(
-            nn.Flatten(),
-            nn.Linear(MOUTH_FRAMES * len(MEASURES), 128),
-            nn.ReLU(),
-            nn.Linear(128, 128),
-            nn.ReLU(),
-            nn.Linear(128, _COMMON),
-        )
+        self.register_buffer("average", torch.from_numpy(average_voice(MELS)).float())
+        self.voice = nn.Linear(MELS, _WIDTHS[0])
+        before = (MELS, *_WIDTHS[:-1])
+        self.layers = nn.ModuleList(map(_Layer, before, _WIDTHS, _KERNELS))
+        self.project = nn.Linear(_WIDTHS[-1] * _LEFT, EMBEDDING)
+        self.say = nn.Linear(EMBEDDING, len(OUTPUTS))
+        self.hint = nn.Linear(EMBEDDING, HINTS)
 
-    def forward(self, mouths: Tensor) -> Tensor:
-        return nn.functional.normalize(self.layers(mouths), dim=-1)
+    def forward(self, windows: Tensor) -> tuple[Tensor, Tensor]:
+        mel, known = windows[:, 0, :, :COLUMNS], windows[:, 0, :, COLUMNS]
+        hidden, bias = self.normalised(mel, known), self._bias(known)
+        for k, layer in enumerate(self.layers):
+            hidden = layer(hidden, bias if k == 0 else None)
+        embedding = torch.relu(self.project(hidden.flatten(1)))
+        return self.say(embedding), embedding
 
+    def along(self, mel: Tensor, known: Tensor, starts: Tensor) -> Tensor:
+        """Segments [B, 80, T], the voice in each [B, 80], and the first columns [B, L] of the windows in them ->
+        [B, L, OUTPUTS + HINTS]."""
+        hidden, bias = self.normalised(mel, known), self._bias(known)
+        for k, layer in enumerate(self.layers):
+            hidden = layer(hidden, bias if k == 0 else None, 2**k)
+        columns = starts[..., None] + 2 ** len(self.layers) * torch.arange(_LEFT)  # [B, L, _LEFT]
+        index = columns.flatten(1)[:, None].expand(-1, hidden.shape[1], -1)
+        chosen = hidden.gather(2, index).unflatten(2, (-1, _LEFT)).transpose(1, 2)  # [B, L, width, _LEFT]
+        embedding = torch.relu(self.project(chosen.flatten(2)))
+        return torch.cat([self.say(embedding), self.hint(embedding)], dim=-1)
 
-class AudioVisual(nn.Module):
-    """Both networks, the common space, and what else the embedding must tell: the mouth's measures, the
-    viseme, and roughly the sound itself, so that nothing is lost that a new speaker's mouth may follow."""
+    def normalised(self, mel: Tensor, known: Tensor) -> Tensor:
+        """Mel columns [N, 80, T] about the voice's own spectrum [N, 80]."""
+        return ((mel - known[..., None]) / SPREAD).clamp(-REACH, REACH)
 
-    def __init__(self, n_embedding: int = 192) -> None:
-        super().__init__()
-        self.audio = AudioNetwork(n_embedding)
-        self.mouth = MouthNetwork()
-        self.common = nn.Linear(n_embedding, _COMMON)
-        self.measures = nn.Linear(n_embedding, len(MEASURES))
-        self.viseme = nn.Linear(n_embedding, len(VISEME_NAMES))
-        self.sound = nn.Linear(n_embedding, POOLED_BANDS * POOLED_COLUMNS)
-        self.log_scale = nn.Parameter(torch.tensor(2.3))
-        """Logarithm of what similarities are multiplied by before they compete."""
-
-    def heard(self, embedding: Tensor) -> Tensor:
-        """Embedding [..., D] -> its place in the common space, [..., common], of unit length."""
-        return nn.functional.normalize(self.common(embedding), dim=-1)
+    def _bias(self, known: Tensor) -> Tensor:
+        """What the shape of the voice's spectrum adds to the first layer, [N, width, 1]."""
+        shape = known - self.average
+        shape = shape - shape.mean(dim=-1, keepdim=True)
+        bias: Tensor = self.voice(shape)
+        return bias[..., None]

@@ -1,31 +1,28 @@
-"""Is a clip in step? Two seconds of sound look for their mouths among those up to 0.4 s earlier or later.
+"""Is a clip in step? What the generic model hears is held against the mouths up to 0.4 s earlier or later.
 
-``SyncDetector`` asks the networks of ``training``; it has never met the person. ``fitted_scores`` first learns one
-subject's mouth from the encoder's features, in closed form, and is asked about other frames of the same subject.
+The model has never met the person; the measures of two seconds at a time tell by how much sound and lips are apart.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
-from synctalk.audio import SILENCE, mel_spectrogram
-from synctalk.errors import ModelError
+from synctalk.spec import preset
 
-from .corpus import AUDIO, FPS, TalkingClip
-from .encoder import SpeechEncoder, default_encoder
+from ..windows import AudioWindows
+from .encoder import SpeechEncoder, generic_model
+from .films import FPS, TalkingClip
 from .mouths import standardised
-from .training import REACH, neighbours, offset_scores
+from .networks import N_MEASURES
 
-__all__ = ["SYNC_FILE", "Offset", "SyncDetector", "fitted_scores", "mel_windows"]
+__all__ = ["REACH", "Offset", "SyncDetector", "correlation_scores"]
 
 Float = NDArray[np.float32]
 
-SYNC_FILE = "sync.onnx"
+REACH = 10
+"""Frames by which sound and mouth are shifted, at most."""
 _SURE = 0.6
 """Share of the windows that must agree within a frame before anything is said."""
 _FEWEST = 4
@@ -52,7 +49,7 @@ class Offset:
 
     @staticmethod
     def of(scores: Float) -> Offset:
-        """From ``training.offset_scores``, [windows, shifts]."""
+        """From scores of all windows at all shifts, [windows, 2 REACH + 1]."""
         if not len(scores):
             return Offset(0, 0.0, 0)
         best = int(scores.mean(axis=0).argmax())
@@ -70,79 +67,31 @@ class Offset:
         )
 
 
-def mel_windows(audio: Float, takes: Sequence[Sequence[int]]) -> Float:
-    """What the encoder hears for every frame of a clip, [N, 1, 80, 16]; takes do not hear each other.
-
-    Frames outside the takes hear silence.
-    """
-    n_frames = max(end for _, end in takes)
-    windows = np.full((n_frames, 1, AUDIO.n_mels, AUDIO.window_columns), SILENCE, np.float32)
-    samples = AUDIO.sample_rate // FPS
-    for first, end in takes:
-        mel = mel_spectrogram(audio[first * samples : end * samples], AUDIO)
-        padded = np.pad(
-            mel, ((AUDIO.window_columns, 2 * AUDIO.window_columns), (0, 0)), constant_values=SILENCE
-        )
-        base = np.arange(end - first) * AUDIO.sample_rate // (FPS * AUDIO.hop_samples)
-        columns = base[:, None] + AUDIO.window_future_columns + np.arange(AUDIO.window_columns)
-        windows[first:end] = padded[columns].swapaxes(1, 2)[:, None]
-    return windows
-
-
 class SyncDetector:
-    """The packaged encoder with the network that sees mouths.
+    """Asks the generic model.
 
-    Raises: ModelError: the installation lacks its files.
+    Raises: ModelError: the installation lacks it.
     """
 
-    def __init__(self, encoder: SpeechEncoder | None = None, sync: bytes | None = None) -> None:
-        """encoder and sync: what `synctalk train-audio` wrote; the packaged pair by default."""
-        self._encoder = encoder or default_encoder()
-        if sync is None:
-            file = files("synctalk_trainer.audio_visual") / SYNC_FILE
-            if not file.is_file():
-                raise ModelError(f"the package's {SYNC_FILE} is missing: install synctalk again")
-            sync = file.read_bytes()
-        self._session = onnxruntime.InferenceSession(sync, providers=["CPUExecutionProvider"])
+    def __init__(self, generic: SpeechEncoder | None = None) -> None:
+        """generic: the packaged one by default."""
+        self._generic = generic or generic_model()
 
     def scores(self, clip: TalkingClip) -> Float:
-        """Similarity of every window of 2 s with the mouths at each shift, [windows, 2 REACH + 1]; takes apart."""
-        windows = mel_windows(clip.audio, clip.takes)
+        """How well every window of 2 s fits the mouths at each shift, [windows, 2 REACH + 1]; takes apart."""
+        heard = AudioWindows(clip.audio, clip.takes, len(clip.measures), preset("default"))
+        said = self._generic(heard.of(np.arange(len(clip.measures))).numpy())[:, :N_MEASURES]
         motion = standardised(clip.measures, clip.valid)
-        parts = []
-        for first, end in clip.takes:
-            if not clip.valid[first:end].any():
-                continue
-            inputs = {
-                "embedding": self._encoder(windows[first:end]),
-                "mouths": neighbours(motion[first:end], padded=True),
-            }
-            heard, seen = self._session.run(["heard", "seen"], inputs)
-            parts.append(offset_scores(heard, seen))
+        parts = [
+            correlation_scores(said[first:end], motion[first:end])
+            for first, end in clip.takes
+            if clip.valid[first:end].any()
+        ]
         return np.concatenate(parts) if parts else np.zeros((0, 2 * REACH + 1), np.float32)
 
     def offset(self, clip: TalkingClip) -> Offset:
         """What the whole clip says."""
         return Offset.of(self.scores(clip))
-
-
-def fitted_scores(
-    features: Float, motion: Float, train: NDArray[np.int64], held: Sequence[slice], ridge: float = 30.0
-) -> Float:
-    """``offset_scores`` of a subject's held-out stretches, by ridge regression on the training frames.
-
-    features: [N, D], motion: [N, measures] standardised; held: stretches of frames, none of them in train. The score of
-    a shift is the correlation, over two seconds, of what was predicted with what is seen.
-    """
-    centre, scale = features[train].mean(axis=0), features[train].std(axis=0) + 1e-6
-    inputs = np.hstack([(features - centre) / scale, np.ones((len(features), 1))])
-    inside = inputs[train]
-    product = inside.T @ inside + ridge * np.eye(inputs.shape[1])
-    predicted = inputs @ np.linalg.solve(product, inside.T @ motion[train])
-    scores = []
-    for part in held:
-        scores.append(correlation_scores(predicted[part], motion[part]))
-    return np.concatenate(scores) if scores else np.zeros((0, 2 * REACH + 1), np.float32)
 
 
 def correlation_scores(predicted: Float, seen: Float, length: int = 50, hop: int = 10) -> Float:

@@ -1,12 +1,13 @@
-"""The encoder's training loop.
+"""The training loop of the speech-to-mouth network.
 
-A step takes some segments of clips. In each, the sound of every frame must find its own mouth among the mouths of the
-same clip up to 0.4 s away (hard negatives, one by one and averaged over the segment), the embedding must tell the
-mouth's measures, and for synthetic speech also the viseme. The state is saved so that a run goes on exactly.
+A step takes some segments of sounds, heard through another vocal tract, microphone and room each, and asks for the
+labels of their frames: the mouth's measures and how they change, whether the lips touch, whether somebody speaks. The
+state is saved so that a run goes on exactly.
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import math
@@ -24,91 +25,66 @@ from torch import Tensor, nn
 
 from ..metrics import pearson
 from ..run import read_json, write_json, write_tensors
-from .corpus import Corpus
-from .networks import COLUMNS, MELS, MOUTH_FRAMES, POOLED_BANDS, POOLED_COLUMNS, AudioVisual
+from .corpus import AUDIO, KINDS, Corpus
+from .mouths import MEASURES
+from .networks import MELS, OUTPUTS, SpeechToMouth
 
-__all__ = ["EncoderSettings", "EncoderTrainer", "offset_scores"]
+__all__ = ["NetworkSettings", "NetworkTrainer"]
 
 Float = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
-REACH = 10
-"""Frames by which sound and mouth are shifted, at most."""
-_WEIGHTS = {"frames": 0.3, "segment": 1.0, "measures": 2.0, "viseme": 0.3, "sound": 1.0}
-_TILT, _LEVEL, _NOISE, _MASKED_BANDS = 0.25, 0.5, 0.08, 10
-"""What a segment's mel columns are changed by on the fly, in units of the mel features"""
+_SHARES = {"film": 0.2, "voice": 0.6, "synthetic": 0.1, "nobody": 0.1}
+"""Share of the segments that come from each kind of sound, where there are all."""
+_N_MEASURES = len(MEASURES)
+_SHUT, _SPEAKING = _N_MEASURES, _N_MEASURES + 1
+_MEASURE_WEIGHTS = (2.0, *[1.0] * (_N_MEASURES - 1))
+_WEIGHTS = {"measures": 1.0, "motion": 1.0, "shut": 0.3, "speaking": 0.2, "hints": 0.5}
+_STRETCH, _SHIFT = 0.07, 4.0
+"""Formants lie up to this share higher or lower, and up to so many mel bins."""
+_NOISE, _FLOOR = 0.08, (-6.0, -2.6)
+"""Noise of single values, and the level of a steady background, in units of the mel features"""
+_MASKED_BANDS, _MASKED_COLUMNS = 10, 6
+_AVERAGING = 0.998
 
 
 @dataclass(frozen=True)
-class EncoderSettings:
+class NetworkSettings:
     """How to train, written into the run."""
 
     minutes: float | None = None
     steps: int | None = None
     """Train for so many minutes or so many steps; one of the two."""
     seed: int = 0
-    embedding: int = 192
-    segments: int = 16
-    frames: int = 30
-    """Frames of sound in a segment; the mouths reach further by 0.4 s on both sides."""
-    real_share: float = 0.5
-    """Share of the segments that come from real clips, where there are both kinds."""
+    segments: int = 24
+    frames: int = 48
+    """Frames of a segment, at most; shorter sounds give shorter ones."""
     learning_rate: float = 2e-3
 
 
-@dataclass(frozen=True)
-class _Batch:
-    """B segments of L frames of sound."""
+class NetworkTrainer:
+    """Trains on a corpus; ``out`` is the folder of the run. ``average`` is the network that counts."""
 
-    mel: Tensor
-    """[B, 80, T]"""
-    starts: Tensor
-    """[B, L]: first column of each frame's window"""
-    mouths: Tensor
-    """[B, L + 2 REACH, MOUTH_FRAMES, measures]"""
-    measures: Tensor
-    """[B, L, measures]"""
-    visemes: Tensor
-    """[B, L]"""
-
-    def pooled_sound(self) -> Tensor:
-        """What each window sounds like, [B * L, POOLED_BANDS * POOLED_COLUMNS]."""
-        bands = nn.functional.avg_pool2d(
-            self.mel, (MELS // POOLED_BANDS, COLUMNS // POOLED_COLUMNS), (MELS // POOLED_BANDS, 1)
-        )
-        step = COLUMNS // POOLED_COLUMNS
-        columns = self.starts[..., None] + step * torch.arange(POOLED_COLUMNS)  # [B, L, columns]
-        index = columns.flatten(1)[:, None].expand(-1, POOLED_BANDS, -1)
-        pooled = bands.gather(2, index).view(len(bands), POOLED_BANDS, -1, POOLED_COLUMNS)
-        return pooled.transpose(1, 2).flatten(0, 1).flatten(1)
-
-
-class EncoderTrainer:
-    """Trains on a corpus; ``out`` is the folder of the run."""
-
-    def __init__(self, corpus: Corpus, settings: EncoderSettings, out: Path) -> None:
+    def __init__(self, corpus: Corpus, settings: NetworkSettings, out: Path) -> None:
         self.corpus, self.settings, self.out = corpus, settings, out
         self.generator = np.random.default_rng(settings.seed)
         torch.manual_seed(settings.seed)
-        self.model = AudioVisual(settings.embedding)
-        self.model.audio.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # twice as fast
+        self.model = SpeechToMouth()
+        self.average = copy.deepcopy(self.model).requires_grad_(False).eval()
         self.optimiser = torch.optim.AdamW(
             self.model.parameters(), settings.learning_rate, weight_decay=0.02, betas=(0.9, 0.98)
         )
         self.step, self.seconds = 0, 0.0
-        self.needed = settings.frames + 2 * REACH + MOUTH_FRAMES - 1
-        """Frames of mouths that a segment takes."""
-        self._groups = [group for group in self._clips() if len(group)]
+        groups = {kind: self._of_kind(k) for k, kind in enumerate(KINDS)}
+        self._groups = {kind: group for kind, group in groups.items() if len(group)}
+        shares = np.array([_SHARES[kind] for kind in self._groups])
+        self._shares = shares / max(shares.sum(), 1e-9)
         if not self._groups:
-            raise TrainingError(
-                f"no clip is as long as a segment ({self.needed} frames): give longer clips or fewer --frames"
-            )
+            raise TrainingError("every sound is held out: give more films or voices")
 
-    def _clips(self) -> Iterator[Ints]:
-        """Clips to draw from: real ones, synthetic ones."""
-        _, _, n_frames, is_real, is_held = self.corpus.clips.T
-        for kind in (1, 0):
-            yield np.flatnonzero((is_real == kind) & (is_held == 0) & (n_frames >= self.needed))
+    def _of_kind(self, kind: int) -> Ints:
+        _, _, n_frames, kinds, is_held = self.corpus.sounds.T
+        return np.flatnonzero((kinds == kind) & (is_held == 0) & (n_frames >= self.settings.frames))
 
     @property
     def fraction(self) -> float:
@@ -118,7 +94,7 @@ class EncoderTrainer:
         assert self.settings.minutes is not None
         return min(1.0, self.seconds / (60 * self.settings.minutes))
 
-    def run(self, validate_every: int = 100, save_every_s: float = 60.0) -> Iterator[dict[str, float]]:
+    def run(self, validate_every: int = 250, save_every_s: float = 60.0) -> Iterator[dict[str, float]]:
         """Train to the end; yields the losses of each step, with validation figures among them now and then."""
         saved = time.monotonic()
         try:
@@ -138,9 +114,9 @@ class EncoderTrainer:
             self.save()
 
     def _step(self) -> dict[str, float]:
-        batch = self._batch()
+        mel, known, starts, labels = self._batch()
         self.model.train()
-        losses = self._losses(batch)
+        losses = _losses(self.model.along(mel, known, starts), labels)
         total = torch.stack([_WEIGHTS[name] * loss for name, loss in losses.items()]).sum()
         if not math.isfinite(float(total.detach())):
             raise TrainingError(
@@ -154,163 +130,166 @@ class EncoderTrainer:
         for group in self.optimiser.param_groups:
             group["lr"] = max(rate, 1e-5)
         self.optimiser.step()
+        decay = min(_AVERAGING, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            for kept, now in zip(self.average.parameters(), self.model.parameters(), strict=True):
+                kept.lerp_(now, 1 - decay)
+            for kept, now in zip(self.average.buffers(), self.model.buffers(), strict=True):
+                kept.copy_(now)
         return {"loss": float(total.detach())} | {k: float(v.detach()) for k, v in losses.items()}
 
-    def _batch(self) -> _Batch:
+    def _batch(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Mel [B, 80, T], voices [B, 80], window starts [B, L], labels [B, L, OUTPUTS + HINTS] of random segments."""
         parts = []
-        length, side = self.settings.frames, REACH + MOUTH_FRAMES // 2
-        for _ in range(self.settings.segments):
-            group = self._groups[0]
-            if len(self._groups) > 1 and self.generator.random() >= self.settings.real_share:
-                group = self._groups[1]
-            n_frames = self.corpus.clips[group, 2]
-            clip = int(self.generator.choice(group, p=n_frames / n_frames.sum()))
-            first = int(self.generator.integers(0, self.corpus.clips[clip, 2] - self.needed + 1))
-            around = np.arange(first, first + self.needed)
-            inner = around[side : side + length]
-            mel, starts = self.corpus.segment(clip, inner)
-            measures, visemes = self.corpus.mouths(clip, around)
-            seen = slice(side, side + length)
-            parts.append(
-                (
-                    self._changed(mel),
-                    starts,
-                    neighbours(measures),
-                    measures[seen],
-                    visemes[seen].astype(np.int64),
-                )
-            )
+        for kind in self.generator.choice(list(self._groups), self.settings.segments, p=self._shares):
+            group = self._groups[str(kind)]
+            n_frames = self.corpus.sounds[group, 2]
+            sound = int(self.generator.choice(group, p=n_frames / n_frames.sum()))
+            last = int(self.corpus.sounds[sound, 2]) - self.settings.frames
+            frames = int(self.generator.integers(0, last + 1)) + np.arange(self.settings.frames)
+            mel, known, starts = self.corpus.segment(sound, frames)
+            parts.append((*self._changed(mel, known), starts, self.corpus.said(sound, frames)))
         longest = max(part[0].shape[1] for part in parts)  # frames fall on columns in one of two ways
         padded = [np.pad(part[0], ((0, 0), (0, longest - part[0].shape[1])), mode="edge") for part in parts]
         columns = [padded, *list(zip(*parts, strict=True))[1:]]
-        return _Batch(*(torch.from_numpy(np.stack(column)) for column in columns))
+        mel, known, starts, labels = (torch.from_numpy(np.stack(column)) for column in columns)
+        return mel, known, starts, labels
 
-    def _changed(self, mel: Float) -> Float:
-        """A segment [80, T] through another microphone: tilt, level, noise, some bands missing."""
+    def _changed(self, mel: Float, known: Float) -> tuple[Float, Float]:
+        """A segment [80, T] and its voice [80] through another vocal tract, background and microphone."""
         draw = self.generator
-        n_mels = len(mel)
-        slope = np.linspace(-1, 1, n_mels) * draw.uniform(-_TILT, _TILT) + draw.uniform(-_LEVEL, _LEVEL)
-        changed = mel + slope[:, None].astype(np.float32)
-        changed += _NOISE * draw.random() * draw.standard_normal(mel.shape, np.float32)
-        if draw.random() < 0.3:
-            first = int(draw.integers(0, n_mels))
-            changed[first : first + int(draw.integers(1, _MASKED_BANDS))] = mel.mean()
-        return np.asarray(changed.clip(-4, 4), np.float32)
+        at = np.arange(MELS) * (1 + draw.uniform(-_STRETCH, _STRETCH)) + draw.uniform(-_SHIFT, _SHIFT)
+        at = at.clip(0, MELS - 1.001)
+        below, share = at.astype(np.int64), (at % 1).astype(np.float32)
+        mel = mel[below] * (1 - share)[:, None] + mel[below + 1] * share[:, None]
+        known = known[below] * (1 - share) + known[below + 1] * share
+        background = (
+            draw.uniform(*_FLOOR) * (1 if draw.random() < 0.6 else 2)
+            + draw.uniform(-1, 1) * np.linspace(-1, 1, MELS)[:, None]
+        )
+        mel = np.logaddexp(mel * _NEPER, (background * _NEPER).astype(np.float32)) / np.float32(_NEPER)
+        mel += _NOISE * draw.random() * draw.standard_normal(mel.shape, np.float32)
+        tilt = (np.linspace(-1, 1, MELS) * draw.uniform(-0.3, 0.3) + draw.uniform(-0.3, 0.3)).astype(
+            np.float32
+        )
+        known = known + tilt * draw.random()  # not all of the voice is known yet
+        width = int(draw.integers(0, _MASKED_BANDS))
+        first = int(draw.integers(0, MELS - width + 1))
+        mel[first : first + width] = known[first : first + width, None]
+        return mel.clip(AUDIO.silence, 4.0).astype(np.float32), known.astype(np.float32)
 
-    def _losses(self, batch: _Batch) -> dict[str, Tensor]:
-        n, length = batch.starts.shape
-        embedding = self.model.audio.along(batch.mel[:, None], batch.starts)
-        heard = self.model.heard(embedding).view(n, length, -1)
-        seen = self.model.mouth(batch.mouths.flatten(0, 1)).view(n, length + 2 * REACH, -1)
-        scale = self.model.log_scale.clamp(max=4.0).exp()
-        shifts = seen.unfold(1, 2 * REACH + 1, 1)  # [n, length, common, shifts]
-        similarity = scale * torch.einsum("nlc,nlcs->nls", heard, shifts)
-        losses = {
-            "frames": nn.functional.cross_entropy(similarity.flatten(0, 1), _near_truth(n * length)),
-            "segment": nn.functional.cross_entropy(similarity.mean(dim=1) * 4, _near_truth(n)),
-            "measures": nn.functional.smooth_l1_loss(
-                self.model.measures(embedding), batch.measures.flatten(0, 1)
-            ),
-            "sound": nn.functional.mse_loss(self.model.sound(embedding), batch.pooled_sound()),
-        }
-        visemes = batch.visemes.flatten()
-        if bool((visemes >= 0).any()):
-            guessed = self.model.viseme(embedding)
-            losses["viseme"] = nn.functional.cross_entropy(guessed, visemes, ignore_index=-1)
-        return losses
+    def usual(self) -> tuple[Float, Float]:
+        """Mean and spread of what the averaged network says of the measures of held-out voices (of films, where there are
+        none) while they speak, [measures] each."""
+        kinds, is_held = self.corpus.sounds[:, 3], self.corpus.sounds[:, 4] == 1
+        is_voice, is_film = kinds == KINDS.index("voice"), kinds == KINDS.index("film")
+        chosen = next(c for c in (is_voice & is_held, is_film & is_held, is_film) if c.any())
+        heard = [self._heard(int(sound)) for sound in np.flatnonzero(chosen)]
+        said = np.concatenate([said[labels[:, _SPEAKING] > 0.5] for said, labels in heard])
+        return said[:, :_N_MEASURES].mean(axis=0), said[:, :_N_MEASURES].std(axis=0)
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Figures on the held-out clips: correlation of the opening, and how often 2 s of sound find their place."""
-        self.model.eval()
+        """On held-out sounds of each kind: r of the opening over all frames, and how often shut lips and speech are told."""
         figures: dict[str, float] = {}
-        for kind, name in ((1, "real"), (0, "synthetic")):
-            held = np.flatnonzero((self.corpus.clips[:, 3] == kind) & (self.corpus.clips[:, 4] == 1))
-            if not len(held):
-                continue
-            guessed, truth, found = [], [], []
-            for clip in held:
-                frames = np.arange(self.corpus.clips[clip, 2])
-                measures, _ = self.corpus.mouths(int(clip), frames)
-                embedding = self.model.audio(torch.from_numpy(self.corpus.windows(int(clip), frames)))
-                guessed.append(self.model.measures(embedding)[:, 0].numpy())
-                truth.append(measures[:, 0])
-                heard = self.model.heard(embedding).numpy()
-                seen = self.model.mouth(torch.from_numpy(neighbours(measures, padded=True))).numpy()
-                found += [abs(s.argmax() - REACH) <= 1 for s in offset_scores(heard, seen)]
-            figures[f"{name}_r"] = pearson(np.concatenate(guessed), np.concatenate(truth))
-            figures[f"{name}_in_step"] = float(np.mean(found)) if found else float("nan")
+        for k, kind in enumerate(KINDS):
+            held = np.flatnonzero((self.corpus.sounds[:, 3] == k) & (self.corpus.sounds[:, 4] == 1))
+            if len(held):
+                said, labels = zip(*(self._heard(int(sound)) for sound in held), strict=True)
+                found = _judged(np.concatenate(said), np.concatenate(labels))
+                figures |= {f"{kind}_{name}": value for name, value in found.items()}
         return figures
 
+    @torch.no_grad()
+    def _heard(self, sound: int) -> tuple[Float, Float]:
+        """What the averaged network says of a whole sound, and the labels, [N, OUTPUTS] each."""
+        frames = np.arange(self.corpus.sounds[sound, 2])
+        said = []
+        for part in np.array_split(frames, max(1, len(frames) // 25)):  # the voice as known then
+            mel, known, starts = (torch.from_numpy(v)[None] for v in self.corpus.segment(sound, part))
+            said.append(self.average.along(mel, known, starts)[0].numpy())
+        return np.concatenate(said), self.corpus.said(sound, frames)
+
+    def _log(self, figures: dict[str, float]) -> None:
+        line = {"step": self.step, "seconds": round(self.seconds, 1)}
+        line |= {k: round(v, 4) for k, v in figures.items() if math.isfinite(v)}
+        with (self.out / "log.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
     def save(self) -> None:
-        """Write everything needed to go on exactly, or to export."""
+        """Write everything needed to go on exactly."""
         tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+        tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
         for i, state in self.optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser.{i}.{k}": v for k, v in state.items()}
         write_tensors(self.out / "checkpoint.safetensors", tensors)
-        progress = {
+        values = {
             "step": self.step,
             "seconds": self.seconds,
             "settings": dataclasses.asdict(self.settings),
             "generator": self.generator.bit_generator.state,
         }
-        write_json(self.out / "checkpoint.json", progress)
+        write_json(self.out / "checkpoint.json", values)
 
     def resume(self) -> None:
         """Go on from the checkpoint in ``out``. Raises: TrainingError: none there, or made with other settings."""
-        progress = read_json(self.out / "checkpoint.json", "nothing to resume: train without --resume")
-        kept = dict(progress["settings"]) | {"minutes": self.settings.minutes, "steps": self.settings.steps}
+        values = read_json(self.out / "checkpoint.json", "nothing to resume: train without --resume")
+        kept = dict(values["settings"]) | {"minutes": self.settings.minutes, "steps": self.settings.steps}
         if kept != dataclasses.asdict(self.settings):
             raise TrainingError(
-                f"{self.out} was trained with other settings ({progress['settings']}): give the same, or another -o"
+                f"{self.out} was trained with other settings ({values['settings']}): give the same, or another -o"
             )
         tensors = load_file(self.out / "checkpoint.safetensors")
-
-        def part(prefix: str) -> dict[str, Tensor]:
-            return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
-        self.model.load_state_dict(part("model."))
-        state = self.optimiser.state_dict()
-        for i in range(len(state["param_groups"][0]["params"])):
-            if moments := part(f"optimiser.{i}."):
-                state["state"][i] = moments
-        self.optimiser.load_state_dict(state)
-        self.generator.bit_generator.state = progress["generator"]
-        self.step, self.seconds = int(progress["step"]), float(progress["seconds"])
-
-    def _log(self, figures: dict[str, float]) -> None:
-        line = {"step": self.step, "seconds": round(self.seconds, 1)} | {
-            k: round(v, 5) for k, v in figures.items()
-        }
-        with (self.out / "log.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}}
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in tensors.items():
+            kind, _, rest = name.partition(".")
+            if kind in parts:
+                parts[kind][rest] = tensor
+            else:
+                index, _, key = rest.partition(".")
+                state.setdefault(int(index), {})[key] = tensor
+        self.model.load_state_dict(parts["model"])
+        self.average.load_state_dict(parts["average"])
+        self.optimiser.load_state_dict(self.optimiser.state_dict() | {"state": state})
+        self.generator.bit_generator.state = values["generator"]
+        self.step, self.seconds = int(values["step"]), float(values["seconds"])
 
 
-def neighbours(measures: Float, padded: bool = False) -> Float:
-    """Each frame with those around it, [n - 4, MOUTH_FRAMES, measures]; ``padded``: [n, ...], ends repeated."""
-    side = MOUTH_FRAMES // 2
-    if padded:
-        measures = np.pad(measures, ((side, side), (0, 0)), mode="edge")
-    windows = np.lib.stride_tricks.sliding_window_view(measures, MOUTH_FRAMES, axis=0)  # [n - 4, measures, 5]
-    return np.ascontiguousarray(windows.swapaxes(1, 2), np.float32)
+_NEPER = 12.5 / 20 * math.log(10) * 2
+"""Natural logarithm of the power that a unit of the mel features is"""
 
 
-def offset_scores(heard: Float, seen: Float, length: int = 50, hop: int = 10) -> Float:
-    """Mean similarity of windows of sound with the mouths ``-REACH .. REACH`` frames later, [windows, 2 REACH + 1].
+def _losses(said: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """said, labels: [B, L, OUTPUTS + HINTS]; what nobody knows is NaN and counts nothing."""
+    known = labels.isfinite()
+    truth = torch.nan_to_num(labels)
+    measures, seen = slice(0, _N_MEASURES), known[..., :_N_MEASURES]
+    weights = torch.tensor(_MEASURE_WEIGHTS) * seen
+    error = (said[..., measures] - truth[..., measures]) ** 2
+    both = weights[:, 1:] * seen[:, :-1]
+    motion = (said[..., measures].diff(dim=1) - truth[..., measures].diff(dim=1)) ** 2
+    losses = {
+        "measures": (weights * error).sum() / weights.sum().clamp(min=1),
+        "motion": (both * motion).sum() / both.sum().clamp(min=1),
+    }
+    hints = slice(len(OUTPUTS), None)
+    n_known = known[..., hints].sum().clamp(min=1)
+    losses["hints"] = (known[..., hints] * (said[..., hints] - truth[..., hints]) ** 2).sum() / n_known
+    for name, index in (("shut", _SHUT), ("speaking", _SPEAKING)):
+        entropy = nn.functional.binary_cross_entropy_with_logits(
+            said[..., index], truth[..., index].clamp(0, 1), reduction="none"
+        )
+        losses[name] = (entropy * known[..., index]).sum() / known[..., index].sum().clamp(min=1)
+    return losses
 
-    heard, seen: [n, common], unit length, frame by frame; every window competes on the same sound.
-    """
-    similarity = heard @ seen.T
-    shifts = np.arange(-REACH, REACH + 1)
-    scores = []
-    for first in range(REACH, len(heard) - REACH - length + 1, hop):
-        frames = np.arange(first, first + length)
-        scores.append(similarity[frames[:, None], frames[:, None] + shifts].mean(axis=0))
-    return np.asarray(scores, np.float32).reshape(-1, 2 * REACH + 1)
 
-
-def _near_truth(n: int) -> Tensor:
-    """Targets over the shifts: most of it at none, the rest one frame beside, [n, 2 REACH + 1]."""
-    target = torch.zeros(2 * REACH + 1)
-    target[REACH - 1 : REACH + 2] = torch.tensor([0.15, 0.7, 0.15])
-    return target.expand(n, -1)
+def _judged(said: Float, labels: Float) -> dict[str, float]:
+    figures = {}
+    if (seen := np.isfinite(labels[:, 0])).any():
+        figures["r"] = pearson(said[seen, 0], labels[seen, 0])
+    for name, index in (("shut", _SHUT), ("speaking", _SPEAKING)):
+        if (seen := np.isfinite(labels[:, index])).any():
+            right = (said[seen, index] > 0) == (labels[seen, index] > 0.5)
+            figures[name] = float(right.mean())
+    return figures

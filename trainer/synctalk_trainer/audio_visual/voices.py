@@ -49,12 +49,14 @@ def ipa_shapes(name: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Utterance:
-    """audio: [n] float32, 16 kHz; measures: [N, measures] at 25 frames a second; viseme: [N] index of VISEME_NAMES."""
+    """audio: [n] float32, 16 kHz; measures: [N, measures] at 25 frames a second; viseme: [N] index of VISEME_NAMES;
+    phonemes: in IPA, with their times."""
 
     audio: Float
     measures: Float
     viseme: NDArray[np.int64]
     language: str
+    phonemes: tuple[Phoneme, ...]
 
 
 class Voices:
@@ -74,10 +76,10 @@ class Voices:
             if name.startswith(("mouth", "jaw")) and name not in ("jawForward",)
         )
 
-    def say(self, n_sentences: int = 3) -> Utterance:
-        """Some sentences of one voice with pauses between them."""
+    def say(self, n_sentences: int = 3, language: str | None = None) -> Utterance:
+        """Some sentences of one voice with pauses between them, in a random language if none is named."""
         draw = self._generator
-        language = str(draw.choice(list(TEXTS)))
+        language = language or str(draw.choice(list(TEXTS)))
         voice = language + str(draw.choice(_VARIANTS))
         speed, pitch = int(draw.integers(110, 230)), int(draw.integers(15, 90))
         pieces: list[Float] = [np.zeros(int(draw.uniform(0.2, 0.6) * SAMPLE_RATE), np.float32)]
@@ -91,7 +93,7 @@ class Voices:
         shapes = mouth_shapes(speech, self._names, n_frames, _STEP_FPS, ipa_shapes)
         shapes *= self._effort(n_frames)
         measures = posed_measures(self._head, self._names, shapes)
-        return Utterance(audio, measures, _visemes(phonemes, n_frames), language)
+        return Utterance(audio, measures, _visemes(phonemes, n_frames), language, tuple(phonemes))
 
     def _effort(self, n_frames: int) -> Float:
         """People open their mouths more or less as they talk, [N, 1]."""

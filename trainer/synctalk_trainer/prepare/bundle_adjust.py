@@ -133,6 +133,13 @@ def _sum_by(index: Indices, values: Double, n: int) -> Double:
     return sums.reshape(n, *values.shape[1:])
 
 
+def _scattered(place: Indices, values: Double, shape: tuple[int, ...]) -> Double:
+    """Sums [shape] of values with the same place in the flattened shape; place: of the values' shape, or broadcast to it."""
+    flat = np.broadcast_to(place, values.shape).ravel()
+    sums = np.asarray(np.bincount(flat, values.ravel(), int(np.prod(shape))), np.float64)
+    return sums.reshape(shape)
+
+
 def _robust_cost(residual: Double, weight: Double, delta: float) -> float:
     distance = np.linalg.norm(residual, axis=-1)
     rho = np.where(distance < delta, distance**2, 2 * delta * distance - delta**2)
@@ -203,7 +210,6 @@ def _structure_step(
     stop on its slope.
     """
     from scipy.linalg import cho_factor, cho_solve
-    from scipy.sparse import csr_matrix
 
     n_frames, n_points = len(model.poses), len(model.points)
     n = 3 * n_points + 1
@@ -220,32 +226,13 @@ def _structure_step(
     cross = whiten[seen.frame] @ (by_pose.transpose(0, 2, 1) @ rest)  # [M, 6, 4]
     columns = np.concatenate(
         [3 * seen.point[:, None] + np.arange(3), np.full((len(seen.point), 1), n - 1)], axis=1
-    )
+    )  # [M, 4]
     rows = 6 * seen.frame[:, None] + np.arange(6)
-    shape = (len(seen.frame), 6, 4)
-    mixed = csr_matrix(
-        (
-            cross.ravel(),
-            (
-                np.broadcast_to(rows[:, :, None], shape).ravel(),
-                np.broadcast_to(columns[:, None], shape).ravel(),
-            ),
-        ),
-        (6 * n_frames, n),
-    ).toarray()
-    wide = (len(seen.frame), 2, 4)
-    tall = csr_matrix(
-        (
-            rest.ravel(),
-            (
-                np.broadcast_to(np.arange(2 * len(seen.frame)).reshape(-1, 2, 1), wide).ravel(),
-                np.broadcast_to(columns[:, None], wide).ravel(),
-            ),
-        ),
-        (2 * len(seen.frame), n),
+    mixed = _scattered(n * rows[:, :, None] + columns[:, None], cross, (6 * n_frames, n))
+    own = _scattered(
+        (n * columns[:, :, None] + columns[:, None])[:, None], rest[..., :, None] * rest[..., None, :], (n, n)
     )
-    own = (tall.T @ tall).toarray()
-    slope = np.asarray(tall.T @ residual.ravel())
+    slope = _scattered(columns[:, None], rest * residual[..., None], (n,))
     place = np.arange(n - 1)
     stiff = np.repeat(1 / hold_m**2, 3)
     own[place, place] += stiff

@@ -13,7 +13,7 @@ from synctalk.errors import MediaError
 from synctalk.spec import FPS
 from synctalk_trainer.prepare.workspace import Workspace
 
-__all__ = ["Observations", "check", "find_cuts", "read_takes", "spans_of"]
+__all__ = ["Observations", "check", "find_cuts", "read_takes", "spans_of", "times_of"]
 
 Float = NDArray[np.float32]
 Flags = NDArray[np.bool_]
@@ -63,17 +63,24 @@ def check(work: Workspace, seen: Observations) -> None:
     with_face = [end - first for first, end in takes if seen.valid[first:end].any()]
     if cuts and min(with_face) < _SHORTEST_TAKE_S * FPS:
         raise MediaError(
-            f"the video has cuts at {_times(at)} that leave pieces shorter than {_SHORTEST_TAKE_S:.0f} s. Give one "
+            f"the video has cuts at {times_of(at)} that leave pieces shorter than {_SHORTEST_TAKE_S:.0f} s. Give one "
             "continuous recording, remove the short pieces, or name the takes yourself by --takes FILE."
         )
     if cuts:
         work.warn(
             "landmarks",
             "cut",
-            f"the video has cuts at {_times(at)}: each piece is treated as a take of its own",
+            f"the video has cuts at {times_of(at)}: each piece is a take of its own, but all share one camera and one "
+            "background. If camera, room, light or clothes differ, prepare one piece only; the longest is "
+            f"{times_of([_longest(takes)])}",
             at,
         )
     work.info["takes"] = takes
+
+
+def _longest(takes: list[list[int]]) -> tuple[float, float]:
+    first, end = max(takes, key=lambda take: take[1] - take[0])
+    return first / FPS, end / FPS
 
 
 def read_takes(path: Path, n_frames: int) -> list[list[int]]:
@@ -110,19 +117,22 @@ def _check_faces(work: Workspace, seen: Observations) -> None:
     at = spans_of(double)
     if double.mean() > _TWO_PEOPLE:
         raise MediaError(
-            f"two faces are in {name} at {_times(at)}. Give a video of one person, or crop the other one away."
+            f"two faces are in {name} at {times_of(at)}. Give a video of one person, or crop the other one away."
         )
     if double.any():
         work.warn(
             "landmarks",
             "two_faces",
-            f"a second face is in the picture at {_times(at)}: the steadier one is followed",
+            f"a second face is in the picture at {times_of(at)}: the steadier one is followed",
             at,
         )
     at = spans_of(~seen.valid)
     if at:
         work.warn(
-            "landmarks", "no_face", f"no face was found at {_times(at)}: these frames are not trained on", at
+            "landmarks",
+            "no_face",
+            f"no face was found at {times_of(at)}: these frames are not trained on",
+            at,
         )
 
 
@@ -156,8 +166,8 @@ def spans_of(flags: Flags) -> list[tuple[float, float]]:
     return [(first / FPS, end / FPS) for first, end in edges.reshape(-1, 2).tolist()]
 
 
-def _times(at: list[tuple[float, float]], most: int = 5) -> str:
-    """``3.2 s, 7.0-8.1 s and 4 more``"""
+def times_of(at: list[tuple[float, float]], most: int = 5) -> str:
+    """Spans of seconds as people read them: ``3.2 s, 7.0-8.1 s and 4 more``."""
     texts = [f"{a:.1f} s" if b - a < 0.1 else f"{a:.1f}-{b:.1f} s" for a, b in at[:most]]
     more = f" and {len(at) - most} more" if len(at) > most else ""
     return ", ".join(texts) + more

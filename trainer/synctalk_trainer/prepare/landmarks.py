@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from synctalk_trainer.prepare.checks import Observations, check
+from synctalk_trainer.prepare.frame_pool import TaskPerThread, frame_pool
 from synctalk_trainer.prepare.models import FACE_LANDMARKER, find_model
 from synctalk_trainer.prepare.workspace import Workspace, write_arrays
 
@@ -37,7 +38,7 @@ class Face:
 
 
 class Landmarker(Protocol):
-    """Finds faces in a picture."""
+    """Finds faces in a picture; called from several threads."""
 
     def detect(self, picture: Picture) -> list[Face]:
         """Faces (two at most) in a picture, uint8 [H, W, 3]."""
@@ -45,19 +46,21 @@ class Landmarker(Protocol):
 
 
 class MediaPipeLandmarker:
-    """MediaPipe's FaceLandmarker, loaded on first use."""
+    """MediaPipe's FaceLandmarker, loaded on first use; threads may ask side by side.
 
-    def __init__(self, given: Path | None) -> None:
-        self._given = given
-        self._task: Any = None
+    Raises: ModelError: no model file, or a wrong one.
+    """
+
+    def __init__(self, given: Path | None = None) -> None:
+        """given: a copy of the model file; the packaged one by default."""
+        file = find_model(FACE_LANDMARKER, given)
+        self._tasks = TaskPerThread(lambda: _face_landmarker(file))
 
     def detect(self, picture: Picture) -> list[Face]:
-        """Raises: ModelError: no model file."""
         import mediapipe
 
-        task = self._task or self._load()
         image = mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=np.ascontiguousarray(picture))
-        found = task.detect(image)
+        found = self._tasks.ask(lambda task: task.detect(image))
         height, width = picture.shape[:2]
         scale = np.array([width, height, width], np.float32)
         return [
@@ -74,24 +77,22 @@ class MediaPipeLandmarker:
             )
         ]
 
-    def _load(self) -> Any:
-        from mediapipe.tasks.python import BaseOptions, vision
-
-        options = vision.FaceLandmarkerOptions(
-            base_options=BaseOptions(model_asset_path=str(find_model(FACE_LANDMARKER, self._given))),
-            running_mode=vision.RunningMode.IMAGE,
-            num_faces=2,
-            output_face_blendshapes=True,
-            output_facial_transformation_matrixes=True,
-        )
-        self._task = vision.FaceLandmarker.create_from_options(options)
-        return self._task
-
     def close(self) -> None:
         """Free the model."""
-        if self._task is not None:
-            self._task.close()
-            self._task = None
+        self._tasks.close()
+
+
+def _face_landmarker(file: Path) -> Any:
+    from mediapipe.tasks.python import BaseOptions, vision
+
+    options = vision.FaceLandmarkerOptions(
+        base_options=BaseOptions(model_asset_path=str(file)),
+        running_mode=vision.RunningMode.IMAGE,
+        num_faces=2,
+        output_face_blendshapes=True,
+        output_facial_transformation_matrixes=True,
+    )
+    return vision.FaceLandmarker.create_from_options(options)
 
 
 def run_landmarks(work: Workspace, landmarker: Landmarker) -> None:
@@ -109,19 +110,23 @@ def run_landmarks(work: Workspace, landmarker: Landmarker) -> None:
     change = np.zeros(n, np.float32)
     before: Float | None = None
     small_before: Float | None = None
-    for i in range(n):
+
+    def look(i: int) -> tuple[Float, list[Face]]:
         small = cv2.resize(frames[i], (32, 32), interpolation=cv2.INTER_AREA).astype(np.float32)
-        change[i] = 0.0 if small_before is None else float(np.abs(small - small_before).mean())
-        small_before = small
-        faces = landmarker.detect(frames[i])
-        if faces:
-            heights = [float(np.ptp(face.points[:, 1])) for face in faces]
-            best = _same_person(faces, heights, before)
-            valid[i] = True
-            points[i], blendshapes[i], transforms[i] = best.points, best.blendshapes, best.transform
-            before = best.points[:, :2].mean(axis=0)
-            second[i] = sorted(heights)[-2] / max(heights) if len(faces) > 1 else 0.0
-        work.advance((i + 1) / n)
+        return small, landmarker.detect(frames[i])
+
+    with frame_pool() as pool:
+        for i, (small, faces) in enumerate(pool.map(look, range(n))):
+            change[i] = 0.0 if small_before is None else float(np.abs(small - small_before).mean())
+            small_before = small
+            if faces:
+                heights = [float(np.ptp(face.points[:, 1])) for face in faces]
+                best = _same_person(faces, heights, before)
+                valid[i] = True
+                points[i], blendshapes[i], transforms[i] = best.points, best.blendshapes, best.transform
+                before = best.points[:, :2].mean(axis=0)
+                second[i] = sorted(heights)[-2] / max(heights) if len(faces) > 1 else 0.0
+            work.advance((i + 1) / n)
     check(work, Observations(points, valid, second, change))
     write_arrays(
         work.folder / "landmarks.npz",

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from synctalk_trainer.dataset import HEAD, TORSO
 from synctalk_trainer.prepare.face_mesh import JAW, OVAL, head_axes
+from synctalk_trainer.prepare.frame_pool import frame_pool
 from synctalk_trainer.prepare.segmenter import Segmenter
 from synctalk_trainer.prepare.workspace import ArrayWriter, Workspace
 
@@ -62,9 +63,9 @@ def run_masks(work: Workspace, segmenter: Segmenter) -> None:
     n = len(frames)
     chosen = np.flatnonzero(faces["valid"])[:: max(1, int(faces["valid"].sum()) // _SAMPLES)]
     cutter.learn([(frames[i], points[i]) for i in chosen])
-    with ArrayWriter.open(work.folder / "masks.npy") as writer:
-        for i in range(n):
-            writer.append(cutter.cut(frames[i], points[i]))
+    with ArrayWriter.open(work.folder / "masks.npy") as writer, frame_pool() as pool:
+        for i, labels in enumerate(pool.map(cutter.cut, frames, points)):
+            writer.append(labels)
             work.advance((i + 1) / n)
 
 

@@ -28,7 +28,8 @@ Picture = NDArray[np.uint8]
 Float = NDArray[np.float32]
 
 RATE = 16_000
-_SHORTEST_S = 5.0
+_SHORT_S, _GOOD_S = 60.0, 120.0
+"""A clip below the first is told how far it is below the second."""
 _LARGEST = 512
 _MULTIPLE = 8
 """Of the side: the upsampler halves it three times."""
@@ -40,12 +41,13 @@ _SLACK_S = 0.5
 def run_media(work: Workspace, landmarker: Landmarker) -> None:
     """Write ``frames.npy``, as many as have sound.
 
-    Raises: MediaError: unreadable, no sound, shorter than 5 s, no face, a face that is too small.
+    Raises: MediaError: unreadable, no sound, too short, no face, a face that is too small.
     """
     video = _video(work)
     source = probe(video)
     start, rate, sound = decode_sound(video)
-    _check_length(min(len(sound) / rate, source.duration_s or math.inf), source)
+    shortest_s = work.options.shortest_s
+    _check_length(min(len(sound) / rate, source.duration_s or math.inf), shortest_s, source)
     crop = find_crop(sample_frames(video, _SAMPLES, source.duration_s), landmarker, source, work)
     size = work.options.size or min(_LARGEST, round(crop.side / _MULTIPLE) * _MULTIPLE)
     limit_s = len(sound) / rate
@@ -55,10 +57,10 @@ def run_media(work: Workspace, landmarker: Landmarker) -> None:
             first, end_s = (k if writer.n == 0 else first), time - start
             writer.append(crop.cut(picture, size))
             work.advance(min(1.0, k / (limit_s * FPS)))
-        if writer.n < _SHORTEST_S * FPS:
-            _check_length(writer.n / FPS, source)
+        _check_length(writer.n / FPS, shortest_s, source)
         n = min(writer.n, math.ceil(round(limit_s * RATE) * FPS / RATE) - first)
     _warn_of_ends(work, source, limit_s, end_s, first, n)
+    _warn_of_length(work, n / FPS)
     work.info.update(n_frames=n, size=size, fps=FPS, source=source.to_dict(), crop=crop.to_dict())
     work.info.update(takes=[[0, n]], first_frame=first)
 
@@ -88,10 +90,10 @@ def _video(work: Workspace) -> Path:
     return work.video
 
 
-def _check_length(seconds: float, source: Source) -> None:
-    if seconds < _SHORTEST_S:
+def _check_length(seconds: float, shortest_s: float, source: Source) -> None:
+    if seconds < shortest_s:
         raise MediaError(
-            f"{source.name} has {seconds:.1f} s of picture with sound; at least {_SHORTEST_S:.0f} s are needed, "
+            f"{source.name} has {seconds:.1f} s of picture with sound; at least {shortest_s:.0f} s are needed, "
             "and two to five minutes make a good avatar. Give a longer video."
         )
 
@@ -153,4 +155,14 @@ def _warn_of_ends(
             "short_audio",
             f"the sound ends {spare:.1f} s before the pictures: they are cut there",
             [(n / FPS, n / FPS)],
+        )
+
+
+def _warn_of_length(work: Workspace, seconds: float) -> None:
+    if seconds < _SHORT_S:
+        work.warn(
+            "media",
+            "short_clip",
+            f"the clip has {seconds:.0f} s, {_GOOD_S - seconds:.0f} s below the two minutes that make a good avatar: sounds and sides of "
+            "the head that do not occur are guessed. Film longer if you can.",
         )

@@ -1,97 +1,96 @@
-"""Model files of other projects: found beside the project, in the cache, or downloaded once from their pinned address."""
+"""MediaPipe's model files, packaged with the trainer, and a quiet way to load them."""
 
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
-import urllib.request
+import re
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 
 from synctalk.errors import ModelError
-from synctalk.media import atomic_path
 
-__all__ = ["FACE_LANDMARKER", "SELFIE_SEGMENTER", "ModelFile", "find_model"]
+__all__ = ["FACE_LANDMARKER", "SELFIE_SEGMENTER", "ModelFile", "find_model", "native_log_held_back"]
 
-_LOG = logging.getLogger(__name__)
-_SITE = "https://storage.googleapis.com/mediapipe-models"
+_SITE = "https://storage.googleapis.com"
 
 
 @dataclass(frozen=True)
 class ModelFile:
-    """One pinned file."""
+    """One pinned file of this package."""
 
     name: str
     url: str
+    """Where it comes from."""
     sha256: str
     option: str
-    """The command line's option that names a local copy."""
-    variable: str
-    """The environment variable that does."""
+    """The command line's option that names another copy."""
 
 
 FACE_LANDMARKER = ModelFile(
     "face_landmarker.task",
-    f"{_SITE}/face_landmarker/face_landmarker/float16/1/face_landmarker.task",
+    f"{_SITE}/mediapipe-models/face_landmarker/face_landmarker/float16/1/face_landmarker.task",
     "64184e229b263107bc2b804c6625db1341ff2bb731874b0bcc2fe6544e0bc9ff",
     "--landmarker",
-    "SYNCTALK_LANDMARKER",
 )
 SELFIE_SEGMENTER = ModelFile(
     "selfie_segmentation.tflite",
-    "https://storage.googleapis.com/mediapipe-assets/selfie_segmentation.tflite?generation=1683332563830600",
+    f"{_SITE}/mediapipe-assets/selfie_segmentation.tflite?generation=1683332563830600",
     "9ee168ec7c8f2a16c56fe8e1cfbc514974cbbb7e434051b455635f1bd1462f5c",
     "--segmenter",
-    "SYNCTALK_SEGMENTER",
 )
 
 
 def find_model(model: ModelFile, given: Path | None = None) -> Path:
-    """The checked local copy of a model file.
+    """The packaged file, or the copy that the user names, checked.
 
-    Looked for, in this order: ``given``; the environment variable; ``models/`` of the folder named by SYNCTALK_SHARED;
-    the user's cache folder. Not there: downloaded into the cache.
-
-    Raises: ModelError: a file that is missing or is not the pinned one, or a download that failed.
+    Raises: ModelError: it is missing or is not the pinned file.
     """
-    named = given or (Path(os.environ[model.variable]) if os.environ.get(model.variable) else None)
-    if named is not None:
-        if not named.is_file():
-            raise ModelError(f"no such file: {named}. Give {model.option} a copy of {model.url}")
-        return _checked(named, model)
-    shared = os.environ.get("SYNCTALK_SHARED")
-    if shared and (Path(shared) / "models" / model.name).is_file():
-        return _checked(Path(shared) / "models" / model.name, model)
-    cached = _cache_folder() / model.name
-    if not cached.is_file():
-        _download(model, cached)
-    return _checked(cached, model)
-
-
-def _cache_folder() -> Path:
-    base = os.environ.get("SYNCTALK_CACHE") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "synctalk"
-
-
-def _checked(path: Path, model: ModelFile) -> Path:
+    path = given or Path(__file__).with_name(model.name)
+    remedy = f"{'Leave the option out' if given else 'Install synctalk again'}, or give {model.option} a copy of {model.url}"
+    if not path.is_file():
+        raise ModelError(f"no such file: {path}. {remedy}")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     if digest != model.sha256:
         raise ModelError(
-            f"{path} is not the pinned {model.name}: sha256 {digest[:12]}…, expected {model.sha256[:12]}…. "
-            f"Delete it, or give {model.option} a copy of {model.url}"
+            f"{path} is not the pinned {model.name}: sha256 {digest[:12]}…, expected {model.sha256[:12]}…. {remedy}"
         )
     return path
 
 
-def _download(model: ModelFile, target: Path) -> None:
-    _LOG.warning("downloading %s once from %s into %s", model.name, model.url, target.parent)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with urllib.request.urlopen(model.url, timeout=30) as reply, atomic_path(target) as temporary:
-            temporary.write_bytes(reply.read())
-            _checked(temporary, model)
-    except OSError as error:
-        raise ModelError(
-            f"cannot download {model.url}: {error}. Fetch it by other means and name it by {model.option} FILE."
-        ) from None
+_STDERR = Lock()
+"""Two redirections at once would restore each other's."""
+_LOG_LINE = re.compile(rb"[IWEF]\d{4} |WARNING: All log messages before absl|INFO: Created TensorFlow Lite")
+
+
+@contextmanager
+def native_log_held_back() -> Iterator[None]:
+    """Keep log lines of MediaPipe, absl and TensorFlow Lite off file descriptor 2.
+
+    They are written by native code, so that Python's ``sys.stderr`` and ``logging`` do not see them. What else is written
+    meanwhile follows when the block ends, and where the block fails, everything does.
+    """
+    if sys.stderr is None:  # nothing to keep clean
+        yield
+        return
+    with _STDERR, tempfile.TemporaryFile() as held:
+        sys.stderr.flush()
+        before = os.dup(2)
+        os.dup2(held.fileno(), 2)
+        is_well = False
+        try:
+            yield
+            is_well = True
+        finally:
+            sys.stderr.flush()
+            os.dup2(before, 2)
+            os.close(before)
+            held.seek(0)
+            for line in held:
+                if not (is_well and _LOG_LINE.match(line)):
+                    os.write(2, line)

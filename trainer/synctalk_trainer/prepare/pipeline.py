@@ -153,7 +153,7 @@ def prepare(
     need and lack); all by default. force: run the named steps though nothing changed.
 
     Raises: MediaError: the video cannot be used; DatasetError: a step name that is unknown, a damaged folder;
-    ModelError: a model file is missing.
+    ModelError: a model file is missing or wrong, told before the first step.
     """
     unknown = sorted(set(steps) - {step.name for step in STEPS})
     if unknown:
@@ -188,7 +188,7 @@ def prepare(
 
 @contextmanager
 def _mediapipe(options: Options) -> Iterator[Detectors]:
-    """MediaPipe's models, loaded when they are first asked for."""
+    """MediaPipe's models: their files are checked now, and loaded when they are first asked for."""
     landmarker, segmenter = MediaPipeLandmarker(options.landmarker), MediaPipeSegmenter(options.segmenter)
     try:
         yield Detectors(landmarker, segmenter)

@@ -8,14 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 from synctalk.spec import FPS
 from synctalk_trainer.prepare.bundle_adjust import Sightings
-from synctalk_trainer.prepare.checks import spans_of
+from synctalk_trainer.prepare.checks import spans_of, times_of
 from synctalk_trainer.prepare.face_mesh import STABLE
 from synctalk_trainer.prepare.rigid import Double, project_points
 from synctalk_trainer.prepare.stabilise import FEW_TRACKS, Clip, Stabilised, stabilise
 from synctalk_trainer.prepare.tracks import clip_of
 from synctalk_trainer.prepare.workspace import Workspace, write_arrays
 
-__all__ = ["diagnose", "read_clip", "run_pose", "turning_range"]
+__all__ = ["diagnose", "focal_words", "read_clip", "run_pose", "turning_range", "warn_of_poses"]
 
 Flags = NDArray[np.bool_]
 
@@ -62,7 +62,7 @@ def run_pose(work: Workspace) -> None:
         n_tracks=done.n_tracks.astype(np.int32),
     )
     work.info["pose"] = diagnose(done, clip)
-    _warn(work, done, clip)
+    warn_of_poses(work, done, clip)
 
 
 def _keep_landmark_poses(work: Workspace) -> None:
@@ -94,7 +94,7 @@ def turning_range(rotation: Double) -> tuple[float, float]:
 
 def diagnose(done: Stabilised, clip: Clip) -> dict[str, Any]:
     """How good the poses are, for ``dataset.json`` and the report."""
-    turns = turning_range(done.fit.rotation[clip.valid])
+    turns = [round(turn, 1) for turn in turning_range(done.fit.rotation[clip.valid])]
     known = done.track_px[np.isfinite(done.track_px)]
     is_weak = max(turns) < _TURNS_ENOUGH_DEG or done.focal_deviation > _FOCAL_TOLERANCE
     return {
@@ -102,7 +102,7 @@ def diagnose(done: Stabilised, clip: Clip) -> dict[str, Any]:
         "focal_px": round(done.fit.focal_px, 2),
         "focal_is_weak": bool(is_weak),
         "focal_deviation": round(done.focal_deviation, 4),
-        "turns_deg": [round(turn, 1) for turn in turns],
+        "turns_deg": turns,
         "reprojection_px": round(float(known.mean()), 3) if len(known) else None,
         "track_sigma_px": round(done.sigma_px, 3),
         "tracks": len(done.points_m),
@@ -110,17 +110,32 @@ def diagnose(done: Stabilised, clip: Clip) -> dict[str, Any]:
     }
 
 
-def _warn(work: Workspace, done: Stabilised, clip: Clip) -> None:
+def focal_words(pose: dict[str, Any]) -> str:
+    """How far a diagnosis trusts its focal length, and what is missing."""
+    deviation, turn = f"{100 * pose['focal_deviation']:.1f} %", max(pose["turns_deg"])
+    if not pose["focal_is_weak"]:
+        return f"determined to {deviation}"
+    missing = (
+        f"the head turns by {turn}° at most, and {_TURNS_ENOUGH_DEG:.0f}° or more would tell"
+        if turn < _TURNS_ENOUGH_DEG
+        else "the head turns enough, but the points on it are not followed exactly enough"
+    )
+    return f"weakly determined by this clip, to {deviation} (harmless for training): {missing}"
+
+
+def warn_of_poses(work: Workspace, done: Stabilised, clip: Clip) -> None:
+    """Warn of the places where the poses are doubtful."""
     few = clip.valid & (done.n_tracks < FEW_TRACKS)
     _warn_of(
-        work, few, "few_tracks", "few points of the head could be followed: hidden, blurred or turned away?"
+        work,
+        few,
+        "few_tracks",
+        "few points of the head could be followed at {}: hidden, blurred or turned away?",
     )
     usual = np.nanmedian(done.track_px) if np.isfinite(done.track_px).any() else np.inf
     loose = clip.valid & (np.nan_to_num(done.track_px) > _LOOSE * usual)
-    _warn_of(work, loose, "loose_tracks", "the followed points do not move as one head: look at these places")
-    _warn_of(
-        work, _jumps(done.fit.rotation, clip.takes), "jump", "the head's pose jumps: look at these places"
-    )
+    _warn_of(work, loose, "loose_tracks", "the followed points do not move as one head at {}: look there")
+    _warn_of(work, _jumps(done.fit.rotation, clip.takes), "jump", "the head's pose jumps at {}: look there")
 
 
 def _jumps(rotation: Double, takes: list[tuple[int, int]]) -> Flags:
@@ -136,6 +151,7 @@ def _jumps(rotation: Double, takes: list[tuple[int, int]]) -> Flags:
 
 
 def _warn_of(work: Workspace, where: Flags, code: str, message: str) -> None:
+    """message: with braces where the times belong."""
     spans = [(low, high) for low, high in spans_of(where) if (high - low) * FPS >= _SHORT_SPAN]
     if spans:
-        work.warn("pose", code, message, spans)
+        work.warn("pose", code, message.format(times_of(spans)), spans)

@@ -12,6 +12,7 @@ from synctalk.geometry import Camera, project
 from synctalk.media import atomic_path
 from synctalk.spec import FPS
 from synctalk_trainer.dataset import HEAD, Dataset
+from synctalk_trainer.prepare.pose_step import focal_words
 from synctalk_trainer.prepare.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -163,7 +164,7 @@ def _page(work: Workspace, data: Dataset, errors: Float) -> str:
         autoescape=select_autoescape(default=True),
         undefined=StrictUndefined,
     )
-    known = errors[data.valid]
+    known, pose = errors[data.valid], work.info["pose"]
     faces = data.landmarks[data.valid]
     return environment.get_template("report.html.j2").render(
         **{name: work.info[name] for name in ("source", "crop", "n_frames", "size", "warnings")},
@@ -174,6 +175,7 @@ def _page(work: Workspace, data: Dataset, errors: Float) -> str:
         focal_px=data.camera.focal_px,
         reprojection_px=float(known.mean()),
         reprojection_worst=float(np.quantile(known, 0.99)),
-        pose=work.info["pose"],
+        pose=pose,
+        focal=focal_words(pose) if pose["poses"] == "stabilised" else "",
         seconds=[(name, step["seconds"]) for name, step in work.info["steps"].items()],
     )

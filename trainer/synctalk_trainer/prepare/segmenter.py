@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from synctalk_trainer.prepare.frame_pool import TaskPerThread
 from synctalk_trainer.prepare.models import SELFIE_SEGMENTER, find_model
 
 __all__ = ["MediaPipeSegmenter", "Segmenter"]
@@ -16,7 +17,7 @@ Float = NDArray[np.float32]
 
 
 class Segmenter(Protocol):
-    """Tells a person from the background."""
+    """Tells a person from the background; called from several threads."""
 
     def person(self, picture: Picture) -> Float:
         """Probability [H, W] for a picture uint8 [H, W, 3]."""
@@ -24,35 +25,35 @@ class Segmenter(Protocol):
 
 
 class MediaPipeSegmenter:
-    """MediaPipe's selfie segmentation, loaded on first use."""
+    """MediaPipe's selfie segmentation, loaded on first use; threads may ask side by side.
 
-    def __init__(self, given: Path | None) -> None:
-        self._given = given
-        self._task: Any = None
+    Raises: ModelError: no model file, or a wrong one.
+    """
+
+    def __init__(self, given: Path | None = None) -> None:
+        """given: a copy of the model file; the packaged one by default."""
+        file = find_model(SELFIE_SEGMENTER, given)
+        self._tasks = TaskPerThread(lambda: _selfie_segmenter(file))
 
     def person(self, picture: Picture) -> Float:
-        """Raises: ModelError: no model file."""
         import mediapipe
 
-        task = self._task or self._load()
         image = mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=np.ascontiguousarray(picture))
-        mask = task.segment(image).confidence_masks[-1].numpy_view()
+        mask = self._tasks.ask(lambda task: task.segment(image)).confidence_masks[-1].numpy_view()
         return np.array(mask, np.float32).reshape(picture.shape[:2])
-
-    def _load(self) -> Any:
-        from mediapipe.tasks.python import BaseOptions, vision
-
-        options = vision.ImageSegmenterOptions(
-            base_options=BaseOptions(model_asset_path=str(find_model(SELFIE_SEGMENTER, self._given))),
-            running_mode=vision.RunningMode.IMAGE,
-            output_confidence_masks=True,
-            output_category_mask=False,
-        )
-        self._task = vision.ImageSegmenter.create_from_options(options)
-        return self._task
 
     def close(self) -> None:
         """Free the model."""
-        if self._task is not None:
-            self._task.close()
-            self._task = None
+        self._tasks.close()
+
+
+def _selfie_segmenter(file: Path) -> Any:
+    from mediapipe.tasks.python import BaseOptions, vision
+
+    options = vision.ImageSegmenterOptions(
+        base_options=BaseOptions(model_asset_path=str(file)),
+        running_mode=vision.RunningMode.IMAGE,
+        output_confidence_masks=True,
+        output_category_mask=False,
+    )
+    return vision.ImageSegmenter.create_from_options(options)

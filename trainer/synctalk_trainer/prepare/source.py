@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import numpy as np
 from av.container import InputContainer
 from numpy.typing import NDArray
 from synctalk.errors import MediaError
+from synctalk.pictures import upright
 
 __all__ = ["Source", "decode_frames", "decode_sound", "probe", "sample_frames"]
 
@@ -28,10 +30,6 @@ Float = NDArray[np.float32]
 
 _GAP_S = 0.05
 """Sound whose time stamps leave a gap longer than this is filled with silence."""
-_UNTAGGED = 2
-"""FFmpeg's number of an unspecified colour space."""
-_HD_ROWS = 720
-"""Pictures of so many rows or more without a colour tag are taken as BT.709, smaller ones as BT.601."""
 
 
 @dataclass(frozen=True)
@@ -65,15 +63,15 @@ def probe(path: Path) -> Source:
     Raises: MediaError: no such file, unreadable, or without picture or sound.
     """
     with closing(_open(path)) as container:
-        if not container.streams.video:
+        stream = _pictures(container)
+        if stream is None:
             raise MediaError(f"{path} has no video stream. Give a video of one person speaking.")
-        if not container.streams.audio:
+        if container.streams.best("audio") is None:
             raise MediaError(
                 f"{path} has no audio stream: the mouth is learned from the sound. Give a video with sound."
             )
-        stream = container.streams.video[0]
         rate = float(stream.average_rate or stream.guessed_rate or 0)
-        duration = _duration(container)
+        duration = _duration(container, path)
         picture, rotation = _first_picture(container, path)
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -81,17 +79,30 @@ def probe(path: Path) -> Source:
     return Source(path.name, digest, width, height, rotation, round(rate, 3), round(duration, 3))
 
 
-def _duration(container: InputContainer) -> float:
-    stream = container.streams.video[0]
+def _pictures(container: InputContainer) -> Any:
+    """The video stream that a player shows: not a cover picture or a telephone's extra track; None where there is none."""
+    return container.streams.best("video")
+
+
+def _duration(container: InputContainer, path: Path) -> float:
+    stream = _pictures(container)
     if stream.duration is not None and stream.time_base is not None:
         return float(stream.duration * stream.time_base)
-    return float(container.duration or 0) / av.time_base
+    if container.duration:
+        return float(container.duration) / av.time_base
+    with closing(_open(path)) as live:  # a recording that never learned its length: its packets tell
+        stream = _pictures(live)
+        ends = [
+            packet.pts + (packet.duration or 0) for packet in live.demux(stream) if packet.pts is not None
+        ]
+        return float((max(ends) - (stream.start_time or 0)) * stream.time_base) if ends else 0.0
 
 
 def _first_picture(container: InputContainer, path: Path) -> tuple[Picture, int]:
     try:
-        for frame in container.decode(video=0):
-            aspect = container.streams.video[0].sample_aspect_ratio
+        stream = _pictures(container)
+        for frame in container.decode(stream):
+            aspect = stream.sample_aspect_ratio
             return _upright(frame, aspect), int(frame.rotation) % 360
     except av.error.FFmpegError as error:
         raise MediaError(f"{path} is damaged: {error}. Convert or download it again.") from None
@@ -100,17 +111,18 @@ def _first_picture(container: InputContainer, path: Path) -> tuple[Picture, int]
 
 def _upright(frame: av.VideoFrame, aspect: Fraction | None) -> Picture:
     """RGB, square pixels, turned as the display matrix says. aspect: a pixel's width over its height."""
-    colorspace: int | str = frame.colorspace
-    if colorspace == _UNTAGGED:
-        colorspace = "ITU709" if frame.height >= _HD_ROWS else "ITU601"
-    picture = np.asarray(frame.reformat(format="rgb24", src_colorspace=colorspace).to_ndarray(), np.uint8)
+    picture = upright(frame)
     aspect = aspect or Fraction(1)
     if aspect != 1:
-        width = max(2, round(picture.shape[1] * float(aspect)))
-        resized = cv2.resize(picture, (width, picture.shape[0]), interpolation=cv2.INTER_AREA)
-        picture = np.asarray(resized, np.uint8)
-    turns = round(frame.rotation / 90) % 4  # rotation is counter-clockwise
-    return np.ascontiguousarray(np.rot90(picture, turns), np.uint8)
+        is_turned = round(frame.rotation / 90) % 2 == 1
+        height, width = picture.shape[:2]
+        size = (width, _stretched(height, aspect)) if is_turned else (_stretched(width, aspect), height)
+        picture = np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
+    return picture
+
+
+def _stretched(n: int, aspect: Fraction) -> int:
+    return max(2, round(n * float(aspect)))
 
 
 def decode_frames(path: Path) -> Iterator[tuple[float, Picture]]:
@@ -120,10 +132,10 @@ def decode_frames(path: Path) -> Iterator[tuple[float, Picture]]:
     """
     count = 0
     with closing(_open(path)) as container:
-        stream = container.streams.video[0]
+        stream = _pictures(container)
         stream.thread_type = "AUTO"
         try:
-            for frame in container.decode(video=0):
+            for frame in container.decode(stream):
                 if frame.pts is not None and not frame.is_corrupt:
                     count += 1
                     time = float(frame.pts * (frame.time_base or 0))
@@ -140,18 +152,28 @@ def sample_frames(path: Path, n: int, duration_s: float) -> Iterator[Picture]:
     Raises: MediaError: damaged.
     """
     with closing(_open(path)) as container:
-        stream = container.streams.video[0]
+        stream = _pictures(container)
         start = stream.start_time or 0
+        picture: Picture | None = None
         for i in range(n):
             offset = round((i + 0.5) / n * duration_s / float(stream.time_base or 1))
             try:
-                container.seek(start + offset, stream=stream)
-                frames = container.decode(video=0)
-                for _, frame in zip(range(1 + 5 * (i % 3)), frames, strict=False):
-                    last = frame
-                yield _upright(last, stream.sample_aspect_ratio)
-            except (av.error.FFmpegError, UnboundLocalError) as error:
+                found = _after(container, stream, start + offset, 1 + 5 * (i % 3))
+                if found is None and picture is None:  # behind the last key frame
+                    found = next((first for _, first in decode_frames(path)), None)
+            except av.error.FFmpegError as error:
                 raise MediaError(f"{path} is damaged: {error}. Convert or download it again.") from None
+            picture = picture if found is None else found
+            if picture is None:
+                raise MediaError(f"{path} has no pictures. Give an intact video.")
+            yield picture
+
+
+def _after(container: InputContainer, stream: Any, time: int, n: int) -> Picture | None:
+    """The ``n``-th picture from a time on, or the last one; None where there is none."""
+    container.seek(time, stream=stream)
+    frames = list(islice(container.decode(stream), n))
+    return _upright(frames[-1], stream.sample_aspect_ratio) if frames else None
 
 
 def decode_sound(path: Path) -> tuple[float, int, Float]:
@@ -163,7 +185,7 @@ def decode_sound(path: Path) -> tuple[float, int, Float]:
     start: float | None = None
     n = 0
     with closing(_open(path)) as container:
-        stream = container.streams.audio[0]
+        stream: Any = container.streams.best("audio")
         rate = int(stream.rate)
         resampler = av.AudioResampler(format="fltp", layout="mono", rate=rate)
         try:

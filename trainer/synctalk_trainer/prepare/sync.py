@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from ..audio_visual.corpus import SHORTEST, read_clip
+from ..audio_visual.films import SHORTEST, read_clip
 from ..audio_visual.offset import Offset, SyncDetector
 from .workspace import Workspace
 

@@ -8,18 +8,16 @@ by the landmarks' poses and mesh first, then by the poses and points that bundle
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from synctalk.backends.sessions import usable_cpus
 from synctalk_trainer.dataset import HEAD
 from synctalk_trainer.prepare.bundle_adjust import Sightings
 from synctalk_trainer.prepare.face_mesh import CHEEK_LINE, EYES
+from synctalk_trainer.prepare.frame_pool import frame_pool
 from synctalk_trainer.prepare.pose import Fit
 from synctalk_trainer.prepare.rigid import Double, project_points
 from synctalk_trainer.prepare.stabilise import Clip, stabilise
@@ -174,7 +172,7 @@ def _follow_all(
         return parts
 
     known, parts = np.flatnonzero(valid), []
-    with _pool() as pool:
+    with frame_pool() as pool:
         for done, found in enumerate(pool.map(sightings, known.tolist()), 1):
             parts += found
             advance(done / len(known))
@@ -182,22 +180,6 @@ def _follow_all(
     places = [surface.at(view.points) for surface, view in zip(surfaces, views, strict=True)]
     seen = Sightings(frame, point, xy.astype(np.float64) - size / 2, weight.astype(np.float64))
     return seen, np.concatenate(places)
-
-
-@contextmanager
-def _pool() -> Iterator[ThreadPoolExecutor]:
-    """A thread for each processor; OpenCV makes none of its own meanwhile: frames side by side are faster than
-    pictures cut in parts."""
-    before = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    try:
-        with ThreadPoolExecutor(usable_cpus()) as pool:
-            try:
-                yield pool
-            finally:
-                pool.shutdown(cancel_futures=True)  # Ctrl-C does not wait for the rest of the clip
-    finally:
-        cv2.setNumThreads(before)
 
 
 def _joined(parts: list[_Part]) -> _Part:

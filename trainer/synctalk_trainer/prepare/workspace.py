@@ -37,9 +37,11 @@ class Options:
     sound_shift_ms: float = 0.0
     """How much later the sound is heard than the file says, for clips out of step."""
     landmarker: Path | None = None
-    """MediaPipe's face_landmarker.task; None: see ``models.find_model``."""
+    """Another copy of MediaPipe's face_landmarker.task than the packaged one."""
     segmenter: Path | None = None
-    """MediaPipe's selfie_segmentation.tflite; None: see ``models.find_model``."""
+    """Another copy of MediaPipe's selfie_segmentation.tflite than the packaged one."""
+    shortest_s: float = 5.0
+    """Shorter videos are refused."""
 
 
 @dataclass

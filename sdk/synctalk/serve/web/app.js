@@ -138,7 +138,7 @@ async function speakFile(file) {
   try {
     sound = await new OfflineAudioContext(1, 1, RATE).decodeAudioData(await file.arrayBuffer());
   } catch {
-    return tell(`${file.name} is no sound that this browser can read: give a wav, mp3, m4a or ogg.`);
+    return withSession(() => upload(file));
   }
   const samples = new Int16Array(sound.length);
   for (let c = 0; c < sound.numberOfChannels; c++) {
@@ -150,6 +150,15 @@ async function speakFile(file) {
     for (let at = 0; at < samples.length; at += PIECE) session.sendSound(samples.subarray(at, at + PIECE));
     session.send({ type: 'flush' });
   });
+}
+
+// What the browser cannot read, the server may.
+async function upload(file) {
+  const headers = token ? { authorization: `Bearer ${token}` } : {};
+  const answer = await fetch(`api/sessions/${session.info.session}/sound`, { method: 'POST', body: file, headers }).catch(() => null);
+  if (answer?.ok) return;
+  const reason = await answer?.json().then((problem) => problem.message).catch(() => null);
+  tell(`${file.name}: ${reason ?? 'it could not be sent. Try again.'}`);
 }
 
 $('file').addEventListener('change', () => {
