@@ -88,7 +88,7 @@ def test_backends_agree(spec: Spec, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_conditions_agree_and_do_not_depend_on_the_batch(bundle: Bundle, name: str) -> None:
     audio = bundle.manifest.spec.audio
-    shape = (5, audio.n_taps, audio.n_mels, audio.window_columns)
+    shape = (5, audio.n_taps, audio.n_mels, audio.window_values)
     windows = np.random.default_rng(0).uniform(-4, 4, shape).astype(np.float32)
     backend = create_backend(name, bundle)
     together = backend.condition(windows)
