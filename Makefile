@@ -66,6 +66,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run --Werror $(CPP)
 	$(BIN)/mypy
+	$(BIN)/mypy $(wildcard examples/*.py)
 
 test: system $(VENV)/.dev lint tensorrt
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest

@@ -25,8 +25,7 @@ from pipecat.runner.utils import create_transport
 from pipecat.transports.base_transport import BaseTransport, TransportParams
 from pipecat.workers.runner import WorkerRunner
 from synctalk import Avatar
-from synctalk.cli import DEMO
-from synctalk.integrations.pipecat import AvatarProcessor, transport_options
+from synctalk.integrations.pipecat import SyncTalkVideoService, transport_options
 
 PROMPT = "You are a friendly host. Answer in one or two sentences."
 
@@ -39,7 +38,7 @@ def pipeline(
         LLMContext([{"role": "system", "content": PROMPT}]),
         user_params=LLMUserAggregatorParams(vad_analyzer=SileroVADAnalyzer()),
     )
-    face = AvatarProcessor(avatar)
+    face = SyncTalkVideoService(avatar)
     ends = transport.input(), transport.output()
     return Pipeline([ends[0], stt, context.user(), llm, tts, face, ends[1], context.assistant()])
 
@@ -50,7 +49,8 @@ async def bot(arguments: RunnerArguments) -> None:
     from pipecat.services.openai.stt import OpenAISTTService
     from pipecat.services.openai.tts import OpenAITTSService
 
-    avatar = Avatar.from_bundle(os.environ.get("SYNCTALK_AVATAR", DEMO / "demo.avatar"))
+    bundle = os.environ.get("SYNCTALK_AVATAR")
+    avatar = Avatar.from_bundle(bundle) if bundle else Avatar.demo()
     parameters = TransportParams(audio_in_enabled=True, audio_out_enabled=True, **transport_options(avatar))
     transport = await create_transport(arguments, {"webrtc": lambda: parameters})
     key = os.environ["OPENAI_API_KEY"]

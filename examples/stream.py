@@ -11,7 +11,7 @@ import asyncio
 import sys
 
 from synctalk import Avatar, Session
-from synctalk.cli import DEMO
+from synctalk.avatar import DEMO
 from synctalk.media import open_mp4, read_audio
 
 

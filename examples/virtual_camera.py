@@ -13,7 +13,7 @@ from itertools import islice
 from typing import Any
 
 from synctalk import Avatar
-from synctalk.cli import DEMO
+from synctalk.avatar import DEMO
 from synctalk.media import read_audio
 
 

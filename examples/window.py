@@ -9,7 +9,7 @@ import sys
 
 import pygame
 from synctalk import Avatar
-from synctalk.cli import DEMO
+from synctalk.avatar import DEMO
 from synctalk.media import read_audio
 
 

@@ -28,7 +28,7 @@ def main() -> None:
     for path in sys.argv[1:]:
         bundle = open_bundle(path)
         asked = requests(bundle)[::19]
-        cpu = create_backend("native-cpu", bundle, precision="float32")
+        cpu = create_backend("native-cpu", bundle, precision="float32", detail="full")
         truth = [cpu.render_head(request) for request in asked]
         for name, is_half in (("float32", False), ("half", True)):
             emulation = _native.GpuEmulation(

@@ -76,7 +76,7 @@ async def first_frame(avatar: Avatar, arguments: argparse.Namespace) -> Figures:
             await feeder
             session.interrupt()
     figures = percentiles(latencies)
-    lookahead = avatar.info()["lookahead_ms"]
+    lookahead = avatar.info().lookahead_ms
     return {
         "trials": len(latencies),
         "lookahead_ms": lookahead,

@@ -52,7 +52,9 @@ def table(what: str, results: dict[str, tuple[float, list[Float]]]) -> None:
 
 
 def heads(bundle: Bundle, asked: list[HeadRequest]) -> dict[str, list[Draw]]:
-    backends = {name: create_backend("native-cpu", bundle, precision=name) for name in PRECISIONS}
+    backends = {
+        name: create_backend("native-cpu", bundle, precision=name, detail="full") for name in PRECISIONS
+    }
     return {
         name: [partial(backend.render_head, request) for request in asked]
         for name, backend in backends.items()

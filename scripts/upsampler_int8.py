@@ -32,7 +32,10 @@ Half = tuple[np.ndarray, np.ndarray]
 
 def small_heads(bundle: Bundle) -> list[Half]:
     """Over the track, with the mean and the resting mouth."""
-    tensors, backend = bundle.tensors, create_backend("native-cpu", bundle, precision="float32")
+    tensors, backend = (
+        bundle.tensors,
+        create_backend("native-cpu", bundle, precision="float32", detail="full"),
+    )
     frames = np.linspace(0, len(tensors["track.rotation"]) - 1, N_FRAMES).astype(int)
     mouths = (tensors["condition.mean"], tensors["condition.rest"])
     requests = [

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
-from synctalk.spec import FieldSpec, preset
+from synctalk.spec import FieldSpec, expression_region, preset
 from synctalk_trainer.attention import mask_gates
 from synctalk_trainer.modules import Field, encode_planes
 
@@ -58,6 +60,19 @@ def test_hair_and_the_back_of_the_head_move_with_nothing(name: str) -> None:
     assert sound.max() < 0.01 and expression.max() < 0.01
     sound, _ = _gates(field, NOSE_M - 0.05, BACK_M - 0.06)
     assert sound.min() > 0.3
+
+
+def test_each_coefficient_acts_in_its_own_region() -> None:
+    names = ("browInnerUp", "jawOpen", "mouthSmileLeft", "eyeLookInLeft", "noseSneerLeft")
+    spec = dataclasses.replace(preset("tiny").field, expression_names=names)
+    field = Field(spec, torch.Generator().manual_seed(0))
+    mask_gates(field, MESH)
+    below, above = (_gates(field, NOSE_M + way)[1] for way in (-0.05, 0.05))
+    for i, name in enumerate(names):
+        region = expression_region(name)
+        assert (float(below[:, i].min()) > 0.3) == (region != "upper"), name
+        assert (float(above[:, i].min()) > 0.3) == (region != "lower"), name
+        assert float((below if region == "upper" else above)[:, i].max()) < 0.01 or region == "whole"
 
 
 def test_gates_fade_over_a_centimetre() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import itertools
+import json
 import threading
 from collections.abc import Iterator
 from dataclasses import FrozenInstanceError
@@ -186,5 +188,8 @@ def test_a_plate_that_is_too_short_is_named() -> None:
 
 def test_info_says_what_it_is() -> None:
     info = fake_avatar()[0].info()
-    assert info["name"] == "Fake"
-    assert (info["width"], info["fps"], info["backend"], info["track_frames"]) == (SIZE, 25, "fake", TRACK)
+    assert info.name == "Fake"
+    assert (info.width, info.fps, info.backend, info.track_frames) == (SIZE, 25, "fake", TRACK)
+    assert json.loads(json.dumps(info.to_dict()))["expressions"] == list(info.expressions)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        info.name = "other"  # type: ignore[misc]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -51,6 +52,7 @@ def test_info_of_a_bundle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert json.loads(out)["preset"] == "tiny"
     code, out, _ = _run(capsys, "info", bundle)
     assert "computer-generated" in out
+    assert re.search(r"^format +synctalk-avatar$", out, re.M) and re.search(r"^version +1$", out, re.M)
 
 
 def test_verify_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 from fake_avatar import FakeBundle, write_tiny_bundle
 from synctalk import consent as module
-from synctalk.avatar import Avatar, describe
+from synctalk.avatar import Avatar
 from synctalk.bundle import MEMBERS, open_bundle, read_members, write_bundle
 from synctalk.cli import main
 from synctalk.consent import Consent, check_consent
 from synctalk.errors import BundleError
+from synctalk.info import describe
 from synctalk.spec import preset
 
 UNTIL = Consent("May Lee", "product demos", date(2027, 1, 1))
@@ -90,4 +91,4 @@ def test_an_expired_bundle_is_refused_by_sdk_and_command(
         main(["info", str(path)])
     assert stop.value.code == 0
     assert "2020-01-01 (expired)" in capsys.readouterr().out
-    assert describe(open_bundle(path))["consent"]["who"] == "May Lee"
+    assert describe(open_bundle(path)).consent.who == "May Lee"

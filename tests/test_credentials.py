@@ -1,8 +1,10 @@
-"""Content credentials of films, and what happens without the libraries that write them."""
+"""Content credentials of films, and what shows them."""
 
 from __future__ import annotations
 
+import re
 import stat
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 from fake_avatar import fake_avatar
 from synctalk import credentials
 from synctalk._version import __version__
+from synctalk.cli import main
 from synctalk.errors import MediaError
 from synctalk.keys import config_dir
 from synctalk.media import read_video
@@ -19,7 +22,6 @@ SOUND = np.zeros(6400, np.float32)
 
 @pytest.fixture
 def film(tmp_path: Path) -> Path:
-    pytest.importorskip("c2pa", reason="the extra [provenance] is not installed")
     fake_avatar()[0].save(tmp_path / "film.mp4", SOUND, 16_000)
     return tmp_path / "film.mp4"
 
@@ -67,12 +69,36 @@ def test_credentials_can_be_left_out(film: Path) -> None:
         credentials.read_credentials(film)
 
 
-def test_without_the_extra_it_is_said_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_without_the_libraries_nothing_is_written_in_silence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(credentials, "find_spec", lambda name: None)
-    credentials._say_once.cache_clear()
-    for _ in range(2):
+    with pytest.raises(MediaError, match=r"not installed.*credentials=False"):
         fake_avatar()[0].save(tmp_path / "film.mp4", SOUND, 16_000)
-    assert len([one for one in caplog.records if "content credentials" in one.message]) == 1
-    credentials._say_once.cache_clear()
+    assert not any(tmp_path.iterdir())
+    fake_avatar()[0].save(tmp_path / "film.mp4", SOUND, 16_000, credentials=False)
+
+
+def test_the_default_install_can_sign() -> None:
+    """What is the default is no extra."""
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    names = {re.split(r"[><=]", one)[0] for one in project["dependencies"]}
+    assert {"c2pa-python", "cryptography"} <= names
+
+
+def test_detect_and_verify_show_the_credentials(film: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = "content credentials: intact; made with AI, by synctalk"
+    for command in ("verify", "detect"):
+        with pytest.raises(SystemExit):
+            main([command, str(film)])
+        assert shown in capsys.readouterr().out
+    content = bytearray(film.read_bytes())
+    content[content.index(b"mdat") + 200] ^= 1
+    film.write_bytes(content)
+    with pytest.raises(SystemExit) as caught:
+        main(["verify", str(film)])
+    assert caught.value.code == 1 and "NOT intact" in capsys.readouterr().err
+    fake_avatar()[0].save(film, SOUND, 16_000, credentials=False)
+    with pytest.raises(SystemExit) as caught:
+        main(["verify", str(film)])
+    assert caught.value.code == 1 and "credentials: none" in capsys.readouterr().err

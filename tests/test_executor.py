@@ -158,7 +158,7 @@ def test_one_broken_avatar_does_not_stop_the_others() -> None:
         with Avatar.mock().sync_session(pace="fast", idle=False, executor=executor) as second:
             second.push_audio(SOUND, RATE)
             second.flush()
-            assert len(list(second.frames())) == 25
+            assert len(list(second.run(until="drained"))) == 25
 
 
 def test_the_thread_ends_with_the_last_session_and_comes_back() -> None:

@@ -83,7 +83,7 @@ def test_a_child_opens_sessions_while_its_parent_has_some() -> None:
     def talk(session: SyncSession) -> int:
         session.push_audio(SOUND, 16_000)
         session.flush()
-        return len(list(session.frames()))
+        return len(list(session.run(until="drained")))
 
     with avatar.sync_session(pace="fast", idle=False) as own:
         assert talk(own) == 5

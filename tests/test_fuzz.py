@@ -183,6 +183,18 @@ def test_manifests_with_other_values(data: st.DataObject, value: object, bundles
     _open(packed_zip(members | {MANIFEST: json.dumps(manifest).encode()}), bundles)
 
 
+@given(data=st.data())
+def test_manifests_without_some_keys(data: st.DataObject, bundles: Costs) -> None:
+    """As older versions wrote them, or none did."""
+    members = _members()
+    manifest = json.loads(members[MANIFEST])
+    spec = manifest["spec"]
+    for node in (manifest, spec["field"]["grid"], spec["audio"], spec["field"], spec):
+        for key in data.draw(st.sets(st.sampled_from(sorted(node)), max_size=2)):
+            node.pop(key)
+    _open(packed_zip(members | {MANIFEST: json.dumps(manifest).encode()}), bundles)
+
+
 @given(edits=EDITS)
 def test_damaged_tensors_with_a_right_hash(edits: list[tuple[str, float, bytes]], bundles: Costs) -> None:
     members, name = _members(), "tensors.safetensors"

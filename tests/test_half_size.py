@@ -56,7 +56,7 @@ def test_a_spec_with_an_upsampler_survives_json_and_one_without_reads_as_before(
     spec = dataclasses.replace(plain, upsampler=UpsamplerSpec(32, 3))
     assert Spec.from_dict(spec.to_dict()) == spec
     with pytest.raises(ValueError, match="upsampler"):
-        Spec.from_dict(plain.to_dict() | {"upsampler": {"width": 16}})
+        Spec.from_dict(plain.to_dict() | {"upsampler": {"height": 16}})
 
 
 @pytest.fixture(scope="module")
@@ -89,10 +89,12 @@ def _network(bundle: Bundle) -> tuple[list[Float], Modulation]:
 
 def test_half_detail_is_the_small_head_upsampled(bundle_path: Path) -> None:
     bundle, request = open_bundle(bundle_path), _request(bundle_path)
-    full = create_backend("native-cpu", bundle)
+    full = create_backend("native-cpu", bundle, detail="full")
     half = create_backend("native-cpu", bundle, precision="float32", detail="half")
     assert isinstance(half, HalfSize) and not isinstance(full, HalfSize)
-    small = create_backend("native-cpu", bundle, precision="float32").render_head(half_sized(request))
+    small = create_backend("native-cpu", bundle, precision="float32", detail="full").render_head(
+        half_sized(request)
+    )
     weights, modulation = _network(bundle)
     assert small.any()
     expected = reference.upsampled(small, weights, modulation(drive_of(request)))
@@ -121,7 +123,7 @@ def test_upsampler_onnx_is_the_same_function_for_pictures_of_any_number_and_size
 def test_onnxruntime_enlarges_with_upsampler_onnx(bundle_path: Path) -> None:
     bundle, request = open_bundle(bundle_path), _request(bundle_path)
     half = create_backend("onnxruntime", bundle, detail="half").render_head(request)
-    small = create_backend("onnxruntime", bundle).render_head(half_sized(request))
+    small = create_backend("onnxruntime", bundle, detail="full").render_head(half_sized(request))
     np.testing.assert_array_equal(half, onnx_upsampler(bundle)(small, drive_of(request)))
     without = copy.copy(bundle)  # as bundles were before
     files = {name: entry for name, entry in bundle.manifest.files.items() if name != "upsampler.onnx"}

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SDK = ROOT / "sdk" / "synctalk"
 
 LAYERS = (
-    {"errors", "forks", "rows", "_version", "_native"},
+    {"errors", "forks", "rows", "spec_versions", "deprecation", "_version", "_native"},
     {"keys", "outputs", "spec"},
     {"geometry", "pictures", "prosody"},
     {"audio", "control", "frame", "manifest", "render", "watermark"},
@@ -25,6 +25,7 @@ LAYERS = (
     {"credentials", "signing", "tensorrt"},
     {"backends", "expression", "gpu", "idle"},
     {"mock", "stage"},
+    {"info"},
     {"paste", "timeline"},
     {"executor"},
     {"session"},

@@ -21,7 +21,7 @@ pytest.importorskip("livekit.agents", reason="livekit-agents is not installed: m
 from livekit import rtc
 from livekit.agents import Agent, AgentSession
 from livekit.agents.voice.avatar import AudioSegmentEnd, QueueAudioOutput, VideoGenerator
-from synctalk.integrations.livekit import AvatarVideo, H264Runner
+from synctalk.integrations.livekit import AvatarSession, AvatarVideo, H264Runner
 
 RATE = 24_000
 AVATAR = Avatar.mock()
@@ -197,6 +197,7 @@ def test_the_example_lets_an_agent_speak(monkeypatch: pytest.MonkeyPatch) -> Non
     """A real agent session, which says recorded words, in a room that is nowhere."""
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "examples"))
     example = import_module("livekit_agent")
+    assert example.AvatarSession is AvatarSession
 
     async def words() -> AsyncIterator[rtc.AudioFrame]:
         for frame in _frames(bursts(RATE, 2)):
@@ -206,7 +207,9 @@ def test_the_example_lets_an_agent_speak(monkeypatch: pytest.MonkeyPatch) -> Non
         session: AgentSession = AgentSession()
         spoken = asyncio.get_running_loop().create_future()
         async with AsyncExitStack() as stack:
-            await example.show(AVATAR, session, _Room(), stack)
+            avatar = AvatarSession(AVATAR)
+            stack.push_async_callback(avatar.aclose)
+            await avatar.start(session, _Room())
             assert session.output.audio is not None
             session.output.audio.on("playback_finished", spoken.set_result)
             await session.start(Agent(instructions=""), record=False)

@@ -39,7 +39,7 @@ with warnings.catch_warnings():
     from pipecat.transports.base_output import BaseOutputTransport
     from pipecat.transports.base_transport import BaseTransport, TransportParams
     from pipecat.workers.runner import WorkerRunner
-    from synctalk.integrations.pipecat import AvatarProcessor, transport_options
+    from synctalk.integrations.pipecat import SyncTalkVideoService, transport_options
 
 RATE = 24_000
 AVATAR = Avatar.mock()
@@ -58,10 +58,10 @@ def _speech(pcm: np.ndarray, rate: int = RATE, channels: int = 1) -> list[Frame]
 
 
 def _run(
-    frames: Sequence[Frame], processor: AvatarProcessor | None = None
+    frames: Sequence[Frame], processor: SyncTalkVideoService | None = None
 ) -> tuple[list[Frame], list[Frame]]:
     """What a pipeline gives downstream and upstream until it has ended."""
-    running = run_test(processor or AvatarProcessor(AVATAR), frames_to_send=frames)
+    running = run_test(processor or SyncTalkVideoService(AVATAR), frames_to_send=frames)
     down, up = asyncio.run(asyncio.wait_for(running, 30.0))
     return list(down), list(up)
 
@@ -120,7 +120,7 @@ def test_a_pipeline_ends_when_all_is_said() -> None:
 
 def test_too_much_sound_is_an_error_frame() -> None:
     limits = Limits(pending_s=0.2, stall_s=0.01)  # a synthesiser that is far ahead, and no patience
-    processor = AvatarProcessor(AVATAR, limits=limits)
+    processor = SyncTalkVideoService(AVATAR, limits=limits)
     _, up = _run(_speech(bursts(RATE)), processor)
     errors = [frame for frame in up if isinstance(frame, ErrorFrame)]
     assert errors
@@ -142,7 +142,7 @@ class _Tiring(MockBackend):
 def test_a_drawing_that_fails_is_an_error_and_ends_nothing_in_limbo() -> None:
     bundle = MockBundle()
     avatar = Avatar(bundle, _Tiring(bundle.manifest))
-    down, up = _run([*_speech(bursts(RATE)), TextFrame("said")], AvatarProcessor(avatar))
+    down, up = _run([*_speech(bursts(RATE)), TextFrame("said")], SyncTalkVideoService(avatar))
     errors = [frame for frame in up if isinstance(frame, ErrorFrame)]
     assert any("no more paint" in error.error for error in errors)
     assert 5 <= sum(isinstance(frame, OutputImageRawFrame) for frame in down) <= 20
@@ -186,7 +186,7 @@ class _Output(BaseOutputTransport):
 def test_lips_and_sound_leave_the_transport_together() -> None:
     async def main() -> _Output:
         output = _Output()
-        worker = PipelineWorker(Pipeline([AvatarProcessor(AVATAR), output]), enable_rtvi=False)
+        worker = PipelineWorker(Pipeline([SyncTalkVideoService(AVATAR), output]), enable_rtvi=False)
         runner = WorkerRunner(handle_sigint=False)
         await runner.add_workers(worker)
         await worker.queue_frames([*_speech(bursts(RATE)), EndFrame()])

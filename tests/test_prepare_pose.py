@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from fake_faces import mesh_m
 from scipy.spatial.transform import Rotation
 from synctalk.spec import EXPRESSION_NAMES
@@ -70,9 +71,16 @@ def test_expression_is_smooth_interpolated_and_clipped() -> None:
     valid[10:14] = False
     shapes[10:14] = 9.0
     values = expression_of(shapes, valid, [(0, 30), (30, 60)])
-    assert values.shape == (60, len(EXPRESSION_NAMES))
+    assert values.shape == (60, len(BLENDSHAPES) - 1)
     assert values.min() >= 0
     assert values.max() <= 1
     constant = expression_of(np.full((60, 52), 0.4, np.float32), valid, [(0, 60)])
     np.testing.assert_allclose(constant, 0.4, atol=1e-6)
     assert set(EXPRESSION_NAMES) <= set(BLENDSHAPES)
+
+
+def test_blendshapes_are_mediapipes() -> None:
+    """In its order: their columns are taken by place."""
+    vision = pytest.importorskip("mediapipe.tasks.python.vision.face_landmarker")
+    theirs = [shape.name.lower().replace("_", "") for shape in vision.Blendshapes]
+    assert [name.lower().replace("_", "") for name in BLENDSHAPES] == theirs

@@ -72,7 +72,7 @@ async def _spoken(chunks: list[np.ndarray], rate: int) -> list[Frame]:
         for chunk in chunks:
             await session.push_audio(chunk, rate)
         session.flush()
-        return [frame async for frame in session.frames()]
+        return [frame async for frame in session.run(until="drained")]
 
 
 @settings(max_examples=6, deadline=None)
@@ -104,8 +104,8 @@ def test_the_synchronous_twin_gives_the_same() -> None:
         for chunk in np.array_split(_sound(1.0), 7):
             session.push_audio(chunk, RATE)
         session.flush()
-        _same(list(session.frames()), expected)
-        assert list(session.frames()) == []
+        _same(list(session.run(until="drained")), expected)
+        assert list(session.run(until="drained")) == []
 
 
 def test_due_times_do_not_drift_from_the_audio_clock() -> None:
@@ -280,7 +280,7 @@ def test_another_avatar_goes_on_with_the_sentence() -> None:
 def test_a_swap_with_another_ear_waits_for_the_end_of_the_sound() -> None:
     small, _ = fake_avatar()
     slow = Avatar.mock()
-    slow.stage.spec = replace(slow.stage.spec, fps=50)
+    slow.stage.spec = replace(slow.stage.spec, audio=replace(slow.stage.spec.audio, sample_rate=22_050))
     clock, executor, session = _simulated()
     with session:
         session.push_audio(_sound(0.2), RATE)
@@ -464,7 +464,7 @@ def test_one_consumer_at_a_time() -> None:
             await asyncio.gather(waiting, return_exceptions=True)
             await session.push_audio(_sound(0.2), RATE)
             session.flush()
-            assert len([frame async for frame in session.frames()]) == 5
+            assert len([frame async for frame in session.run(until="drained")]) == 5
 
     asyncio.run(main())
 
@@ -516,7 +516,9 @@ def test_cancelling_anywhere_leaves_the_executor_healthy() -> None:
         async with avatar.session(pace="fast", idle=False) as session:
             await session.push_audio(_sound(1.0), RATE)
             session.flush()
-            _same([frame async for frame in session.frames()], list(avatar.speak(_sound(1.0), RATE)))
+            _same(
+                [frame async for frame in session.run(until="drained")], list(avatar.speak(_sound(1.0), RATE))
+            )
 
     asyncio.run(main())
 
@@ -532,7 +534,7 @@ def test_a_closed_loop_does_not_hurt_others() -> None:
     with avatar.sync_session(pace="fast", idle=False) as session:
         session.push_audio(_sound(0.4), RATE)
         session.flush()
-        assert len(list(session.frames())) == 10
+        assert len(list(session.run(until="drained"))) == 10
     left_open._close()
 
 

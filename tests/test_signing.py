@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("cryptography", reason="the extra [provenance] is not installed")
+pytest.importorskip("cryptography", reason="cryptography is not installed")
 from fake_avatar import write_tiny_bundle
 from synctalk.bundle import SIGNATURE, open_bundle, read_members
 from synctalk.cli import main

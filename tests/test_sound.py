@@ -63,7 +63,7 @@ def frames(entry: str, audio: Any, rate: int | None) -> list[Frame]:
         assert rate is not None
         session.push_audio(audio, rate)
         session.flush()
-        return list(session.frames())
+        return list(session.run(until="drained"))
 
 
 async def _spoken(audio: Any, rate: int | None) -> list[Frame]:
@@ -365,7 +365,7 @@ def test_what_was_pushed_may_be_overwritten_at_once() -> None:
         session.push_audio(buffer, 16_000)
         buffer[:] = 0.9
         session.flush()
-        got = np.concatenate([frame.audio for frame in session.frames()])
+        got = np.concatenate([frame.audio for frame in session.run(until="drained")])
     check(got, 16_000, 16_000, "push_audio")
 
 
@@ -376,7 +376,7 @@ def test_an_interruption_forgets_the_half_sample_before_it() -> None:
         session.interrupt()
         session.push_audio(data, 16_000)
         session.flush()
-        got = np.concatenate([frame.audio for frame in session.frames()])
+        got = np.concatenate([frame.audio for frame in session.run(until="drained")])
     check(got, 16_000, 16_000, "push_audio")
 
 

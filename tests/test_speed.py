@@ -38,7 +38,7 @@ def test_native_renderer_is_several_times_faster_than_eager_pytorch() -> None:
     assert isinstance(eager, Baseline)
     least = LEAST_RATIO.get(_native.simd(), 2.0)
     try:
-        backend = create_backend("native-cpu", bundle, threads=1)
+        backend = create_backend("native-cpu", bundle, threads=1, detail="full")
         for _ in range(3):  # a neighbour can spoil a race, and no neighbour can win one
             rate, rates = race(work, backend, {"torch_eager": eager}, rounds=3, clock=time.process_time)
             if rate / rates["torch_eager"] >= least:

@@ -21,6 +21,7 @@ from synctalk_trainer.audio_branch import KernelEncoder
 from synctalk_trainer.audio_fit import AudioFit, fit_kernel
 from synctalk_trainer.dataset import Dataset
 from synctalk_trainer.losses import patch_loss, structural_similarity, thickness
+from synctalk_trainer.lower_face import beyond_sound
 from synctalk_trainer.metrics import jitter
 from synctalk_trainer.modules import spherical_harmonics
 from synctalk_trainer.occupancy import Occupancy, cell_centres, lower_face
@@ -398,6 +399,95 @@ def test_sound_moves_what_is_below_the_nose(dataset: Path, tmp_path: Path) -> No
         below, total = below + energy[nose_row + 1 :].sum(), total + energy.sum()
     assert total > 0
     assert below / total > 0.7
+
+
+def _filmed(path: Path, **columns: np.ndarray) -> None:
+    """Put coefficients in a dataset, its columns in another order."""
+    stored = np.load(path / "expression.npz")
+    names, values = list(stored["names"]), stored["values"].copy()
+    for name, column in columns.items():
+        values[:, names.index(name)] = column
+    order = np.random.default_rng(0).permutation(len(names))
+    np.savez(path / "expression.npz", values=values[:, order], names=np.array(names)[order])
+
+
+def test_columns_of_a_dataset_are_found_by_name(tmp_path: Path) -> None:
+    path = write_tiny_dataset(tmp_path / "data", 30)
+    _filmed(path, browInnerUp=np.full(30, 0.25), eyeBlinkRight=np.full(30, 0.75), jawOpen=np.full(30, 0.5))
+    names = ("jawOpen", "eyeBlinkRight", "browInnerUp")
+    data = Dataset.open(path, names)
+    assert data.expression_names == names
+    np.testing.assert_array_equal(data.expression[0], np.array([0.5, 0.75, 0.25], np.float32))
+    with pytest.raises(DatasetError, match=r"has no wink.*--steps expression"):
+        Dataset.open(path, ("wink",))
+    np.savez(path / "expression.npz", values=np.zeros((30, 2)), names=np.array(["jawOpen", "jawOpen"]))
+    with pytest.raises(DatasetError, match="twice"):
+        Dataset.open(path, ("jawOpen",))
+    with pytest.raises(ValueError, match="was opened with"):
+        Scene(Dataset.open(write_tiny_dataset(tmp_path / "other", 30), ("jawOpen",)), preset("tiny"))
+
+
+def test_lower_face_learns_what_sound_leaves_open() -> None:
+    generator = np.random.default_rng(0)
+    conditions = generator.normal(size=(400, 4)).astype(np.float32)
+    smile = np.repeat(generator.uniform(0, 0.3, 20), 20)
+    filmed = np.stack([0.4 + 0.05 * conditions[:, 0] + smile, generator.random(400)], axis=1).astype(
+        np.float32
+    )
+    names = ("mouthSmileLeft", "browInnerUp")
+    shown = beyond_sound(filmed, names, lambda: conditions, np.arange(300))
+    np.testing.assert_array_equal(shown[:, 1], filmed[:, 1])
+    assert abs(np.corrcoef(shown[300:, 0], conditions[300:, 0])[0, 1]) < 0.1
+    assert np.corrcoef(shown[300:, 0], smile[300:])[0, 1] > 0.98
+
+    def unasked() -> np.ndarray:
+        raise AssertionError("sound is asked only where the lower face is learned")
+
+    assert beyond_sound(filmed, ("eyeLookInLeft", "browInnerUp"), unasked, np.arange(300)) is filmed
+
+
+def test_smile_and_gaze_move_their_region_of_the_picture(tmp_path: Path) -> None:
+    """Which region a coefficient acts in. Whether it learns what was filmed takes more training than a test has."""
+    path = write_tiny_dataset(tmp_path / "data")
+    smiles = (np.arange(75) // 9 % 2).astype(np.float32)
+    looks = (np.arange(75) // 13 % 2).astype(np.float32)
+    _filmed(path, mouthSmileLeft=smiles, eyeLookInLeft=looks)
+    pose = dict(np.load(path / "pose.npz"))
+    pose["points_m"][[10, 46, 276, 70, 300], 1:] = (0.06, 0.06)  # hairline and brows, which a ball lacks
+    np.savez(path / "pose.npz", **pose)
+    names = ("eyeLookInLeft", "mouthSmileLeft")
+    settings = _settings(path, 20)
+    console = Console(quiet=True)
+    train_run(path, tmp_path / "run", settings, False, "cpu", 1, console, None, names)
+    run = load_run(tmp_path / "run")
+    assert run.spec.field.expression_names[-2:] == names
+    for name in names:
+        column, above, total = run.spec.field.expression_names.index(name), 0.0, 0.0
+        for frame in (3, 40, 60):
+            request = run.request_of(frame)
+            pictures = []
+            for value in (run.expression[:, column].min(), run.expression[:, column].max()):
+                drive = request.expression.copy()
+                drive[column] = value
+                head = run.draw(dataclasses.replace(request, expression=drive))
+                pictures.append(compose(head, run.dataset.plates[frame]).astype(float))
+            energy = (pictures[1] - pictures[0]) ** 2
+            nose_row = round(float(run.dataset.landmarks[frame, 2, 1]))
+            above, total = above + energy[: nose_row + 1].sum(), total + energy.sum()
+        assert total > 1e3, name
+        assert (above / total > 0.7) if name.startswith("eye") else (above / total < 0.3), (
+            name,
+            above / total,
+        )
+
+
+def test_the_published_design_cannot_learn_a_smile(tmp_path: Path) -> None:
+    path = write_tiny_dataset(tmp_path / "data", 30)
+    settings = dataclasses.replace(_settings(path, 4), preset="paper")
+    with pytest.raises(TrainingError, match=r"mouthSmileLeft.*--preset default"):
+        train_run(
+            path, tmp_path / "run", settings, False, "cpu", 1, Console(quiet=True), None, ("mouthSmileLeft",)
+        )
 
 
 def test_a_run_of_an_older_version_opens(dataset: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from synctalk.geometry import Camera, project
 from synctalk_trainer.mouth import CHIN, INNER_LIPS, LIPS
+from synctalk_trainer.prepare.expression import BLENDSHAPES
 
 SIZE = 48
 RADIUS_M = 0.08
@@ -82,8 +83,8 @@ def write_tiny_dataset(path: Path, n_frames: int = 75, takes: int = 1, seed: int
         valid=valid,
         points_m=mesh,
     )
-    values = np.zeros((n_frames, 7), np.float32)
-    np.savez(path / "expression.npz", values=values, names=np.array(["x"] * 7))
+    values = np.zeros((n_frames, len(BLENDSHAPES) - 1), np.float32)
+    np.savez(path / "expression.npz", values=values, names=np.array(BLENDSHAPES[1:]))
     with wave.open(str(path / "audio.wav"), "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)

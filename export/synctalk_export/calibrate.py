@@ -47,7 +47,7 @@ Half = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 def half_size_heads(subject: Subject, bundle: Bundle, n: int = 24) -> list[Half]:
     """Heads of frames spread over the clip, rendered in float32 at half the size."""
-    backend = create_backend("native-cpu", bundle, precision="float32")
+    backend = create_backend("native-cpu", bundle, precision="float32", detail="full")
     frames = np.flatnonzero(subject.usable)
     requests = [
         HeadRequest(

@@ -110,7 +110,7 @@ def int8_check(bundle: Bundle, reach: float) -> Check:
 def _integer_check(bundle: Bundle, precision: str, limit_db: float) -> Check:
     requests = _requests(bundle)
     exact, fast = (
-        _rendered(create_backend("native-cpu", bundle, precision=chosen), requests)
+        _rendered(create_backend("native-cpu", bundle, precision=chosen, detail="full"), requests)
         for chosen in ("float32", precision)
     )
     return _picture_check(f"frames: native-cpu float32 - {precision}", exact, fast, limit_db)
@@ -296,8 +296,10 @@ def _frame_checks(subject: Subject, rounded: Field, bundle: Bundle) -> list[Chec
     requests = _requests(bundle)
     exact = [_marcher(subject.field, bundle).render(request) for request in requests]
     torch_frames = [_marcher(rounded, bundle).render(request) for request in requests]
-    onnx_frames = _rendered(create_backend("onnxruntime", bundle, device="cpu"), requests)
-    native_frames = _rendered(create_backend("native-cpu", bundle, precision="float32"), requests)
+    onnx_frames = _rendered(create_backend("onnxruntime", bundle, device="cpu", detail="full"), requests)
+    native_frames = _rendered(
+        create_backend("native-cpu", bundle, precision="float32", detail="full"), requests
+    )
     return [
         _picture_check("frames: torch - onnx", torch_frames, onnx_frames, _FRAME_DB),
         _picture_check("frames: onnx - native-cpu", onnx_frames, native_frames, _FRAME_DB),

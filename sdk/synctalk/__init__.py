@@ -31,11 +31,13 @@ if TYPE_CHECKING:
     )
     from synctalk.executor import Executor
     from synctalk.frame import Frame
+    from synctalk.info import AvatarInfo
     from synctalk.session import Session, SyncSession
     from synctalk.timeline import Interrupted, Limits, SessionStats
 
 __all__ = [
     "Avatar",
+    "AvatarInfo",
     "BackendError",
     "BundleError",
     "CapacityError",
@@ -58,6 +60,7 @@ __all__ = [
 
 _HOMES = {
     "Avatar": "avatar",
+    "AvatarInfo": "info",
     "Control": "control",
     "Executor": "executor",
     "Frame": "frame",

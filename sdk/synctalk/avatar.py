@@ -12,20 +12,21 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
-from synctalk.backends import Backend, create_backend
+from synctalk.backends import Backend, BackendName, Detail, Device, Precision, create_backend
 from synctalk.bundle import open_bundle
-from synctalk.consent import Consent, check_consent
+from synctalk.consent import check_consent
 from synctalk.credentials import attach_credentials, check_credentials
 from synctalk.errors import MediaError
 from synctalk.executor import Executor
 from synctalk.expression import Source
 from synctalk.forks import renew_in_children
 from synctalk.frame import Frame
+from synctalk.info import AvatarInfo, describe
 from synctalk.media import least_bytes, open_mp4
 from synctalk.mock import MockBackend, MockBundle
 from synctalk.outputs import atomic_path, check_film, check_space
@@ -38,7 +39,10 @@ from synctalk.timeline import Limits, Pace, Timeline
 if TYPE_CHECKING:
     from synctalk.bundle import Bundle
 
-__all__ = ["Audio", "Avatar", "Frame", "describe"]
+__all__ = ["DEMO", "Audio", "Avatar", "Frame"]
+
+DEMO = Path(__file__).parent / "demo"
+"""Where the demo avatar and its sentence lie."""
 
 Float = NDArray[np.float32]
 
@@ -67,11 +71,11 @@ class Avatar:
     @staticmethod
     def from_bundle(
         path: str | os.PathLike[str],
-        device: str = "auto",
-        backend: str = "auto",
+        device: Device = "auto",
+        backend: BackendName = "auto",
         threads: int | None = None,
-        precision: str = "auto",
-        detail: str = "auto",
+        precision: Precision = "auto",
+        detail: Detail = "auto",
         *,
         watermark: bool = True,
         allow_expired_consent: bool = False,
@@ -94,6 +98,20 @@ class Avatar:
         return Avatar(bundle, chosen, watermark=watermark)
 
     @staticmethod
+    def demo(
+        device: Device = "auto",
+        backend: BackendName = "auto",
+        threads: int | None = None,
+        precision: Precision = "auto",
+        detail: Detail = "auto",
+    ) -> Avatar:
+        """The computer-generated person that comes with synctalk; arguments as for ``from_bundle``.
+
+        Raises: BundleError: this installation lacks it; BackendError: as ``from_bundle``.
+        """
+        return Avatar.from_bundle(DEMO / "demo.avatar", device, backend, threads, precision, detail)
+
+    @staticmethod
     def mock(seed: int = 0) -> Avatar:
         """An avatar without weights or file, 64 x 64 pixels: a drawn face whose mouth opens with the sound.
 
@@ -104,6 +122,20 @@ class Avatar:
         avatar = Avatar(bundle, MockBackend(bundle.manifest))
         avatar._executor = Executor(load_limit=math.inf)
         return avatar
+
+    def __enter__(self) -> Avatar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the avatar's own executor: open sessions' ``run`` ends. Memory is given back with the last reference; an
+        avatar that is closed twice, or used again, is no mistake."""
+        with self._executor_lock:
+            executor, self._executor = self._executor, None
+        if executor is not None:
+            executor.close()
 
     @property
     def path(self) -> Path | None:
@@ -162,7 +194,7 @@ class Avatar:
         """Write an mp4 (H.264, AAC) of the avatar saying a sound; how many frames it has.
 
         audio, sample_rate, expression, seed: as for ``speak``. on_frame: called after each frame, to show progress. credentials: sign into
-        the file that an AI made it (``synctalk.credentials``), where the extra ``provenance`` is installed. paste: the
+        the file that an AI made it (``synctalk.credentials``). paste: the
         full-size video to put the frames back into, from ``onto``; its own sound is not heard.
         Raises: MediaError: a sound that cannot be read; a place that cannot be written, or is one of the inputs; no room;
         keys that cannot sign. All that can be is checked before the first frame.
@@ -253,9 +285,9 @@ class Avatar:
         """The loaded weights, motion and pictures, as sessions use them."""
         return self._stage
 
-    def info(self) -> dict[str, Any]:
-        """What this avatar is, in plain JSON types."""
-        return describe(self._bundle) | {"backend": self._backend.name}
+    def info(self) -> AvatarInfo:
+        """What this avatar is."""
+        return describe(self._bundle, self._backend.name)
 
     def _pasted(self, paste: Paste) -> Callable[[Frame], NDArray[np.uint8]]:
         return lambda frame: paste(self._stage.track.index(frame.index), frame.image)
@@ -294,24 +326,3 @@ def _drawn(timeline: Timeline) -> Iterator[Frame]:
         timeline.finish(plan, plan.stage.draw(plan.shot), 0.0)
         if (frame := timeline.take(0.0)) is not None:
             yield frame
-
-
-def describe(bundle: Bundle | MockBundle) -> dict[str, Any]:
-    """What a bundle is, in plain JSON types; it needs no backend."""
-    manifest, spec = bundle.manifest, bundle.manifest.spec
-    return {
-        "id": manifest.id,
-        "name": manifest.name,
-        "preset": spec.name,
-        "width": manifest.frame.width,
-        "height": manifest.frame.height,
-        "fps": spec.fps,
-        "sample_rate": spec.audio.sample_rate,
-        "lookahead_ms": spec.audio.lookahead_ms,
-        "track_frames": len(bundle.tensors["track.rotation"]),
-        "licence": manifest.licence,
-        "consent": Consent.parse(manifest.consent).to_dict(),
-        "made_by": manifest.made_by,
-        "created": manifest.created,
-        "training": manifest.training,
-    }

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synctalk.errors import BackendError, BundleError
-from synctalk.manifest import MANIFEST, VERSION, FileEntry, Frame, Manifest, Placement
+from synctalk.manifest import AGAIN, MANIFEST, VERSION, FileEntry, Frame, Manifest, Placement, unreadable
 from synctalk.spec import PLANES, Spec, UpsamplerSpec
 
 __all__ = [
@@ -129,7 +129,7 @@ def _load_tensors(packed: bytes) -> dict[str, NDArray[Any]]:
     try:
         tensors: dict[str, NDArray[Any]] = load(packed)
     except (SafetensorError, KeyError, ValueError, TypeError) as error:
-        raise BundleError(f"{TENSORS}: not readable ({error}): {_AGAIN}") from None
+        raise BundleError(f"{TENSORS}: not readable ({error}): {AGAIN}") from None
     return tensors
 
 
@@ -158,8 +158,6 @@ def _tensor_faults(tensors: Tensors, spec: Spec) -> Iterator[str]:
 
 # --- containers -------------------------------------------------------------------------------------------------------
 
-_AGAIN = "get the bundle again, or export the run again"
-
 
 class _Container(Protocol):
     """A folder or a zip whose member names and sizes were checked."""
@@ -169,19 +167,10 @@ class _Container(Protocol):
     def read(self, name: str) -> bytes: ...
 
 
-def _check_name(name: str) -> None:
-    if name == SIGNATURE:
-        return
-    if name not in (MANIFEST, *MEMBERS, *OPTIONAL_MEMBERS):
-        raise BundleError(
-            f"{name!r} is no member that a bundle of version {VERSION} can have: remove it, or {_AGAIN}"
-        )
-
-
 def _check_size(name: str, size: int) -> None:
     limit = _MAX_MANIFEST_BYTES if name in (MANIFEST, SIGNATURE) else _MAX_MEMBER_BYTES
     if size > limit:
-        raise BundleError(f"{name}: {size} bytes are more than a bundle may hold ({limit}): {_AGAIN}")
+        raise BundleError(f"{name}: {size} bytes are more than a bundle may hold ({limit}): {AGAIN}")
 
 
 class _Folder:
@@ -189,10 +178,9 @@ class _Folder:
         self._path = path
         self.sizes: dict[str, int] = {}
         for entry in sorted(path.iterdir()):
-            _check_name(entry.name)
             status = entry.lstat()
             if not stat.S_ISREG(status.st_mode):
-                raise BundleError(f"{entry.name}: not a plain file (a link or a folder): {_AGAIN}")
+                raise BundleError(f"{entry.name}: not a plain file (a link or a folder): {AGAIN}")
             _check_size(entry.name, status.st_size)
             self.sizes[entry.name] = status.st_size
 
@@ -201,7 +189,7 @@ class _Folder:
             with (self._path / name).open("rb") as file:
                 return file.read(self.sizes[name] + 1)
         except OSError as error:
-            raise BundleError(f"{name}: {error.strerror}: {_AGAIN}") from None
+            raise BundleError(f"{name}: {error.strerror}: {AGAIN}") from None
 
 
 class _Zip:
@@ -214,21 +202,20 @@ class _Zip:
                     self._check(info)
                     self.sizes[info.filename] = info.file_size
         except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
-            raise BundleError(f"{path}: neither a folder nor a whole zip ({error}): {_AGAIN}") from None
+            raise BundleError(f"{path}: neither a folder nor a whole zip ({error}): {AGAIN}") from None
         if sum(self.sizes.values()) > path.stat().st_size:
-            raise BundleError(f"{path}: members are larger than the file (a zip bomb): {_AGAIN}")
+            raise BundleError(f"{path}: members are larger than the file (a zip bomb): {AGAIN}")
 
     def _check(self, info: zipfile.ZipInfo) -> None:
         name = info.filename
-        _check_name(name)
         if name in self.sizes:
-            raise BundleError(f"{name}: twice in the zip: {_AGAIN}")
+            raise BundleError(f"{name}: twice in the zip: {AGAIN}")
         if info.flag_bits & _ENCRYPTED:
-            raise BundleError(f"{name}: encrypted: {_AGAIN}")
+            raise BundleError(f"{name}: encrypted: {AGAIN}")
         if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
-            raise BundleError(f"{name}: compressed; members must be stored as they are (zip -0): {_AGAIN}")
+            raise BundleError(f"{name}: compressed; members must be stored as they are (zip -0): {AGAIN}")
         if stat.S_ISLNK(info.external_attr >> 16):
-            raise BundleError(f"{name}: a link: {_AGAIN}")
+            raise BundleError(f"{name}: a link: {AGAIN}")
         _check_size(name, info.file_size)
 
     def read(self, name: str) -> bytes:
@@ -236,26 +223,41 @@ class _Zip:
             with zipfile.ZipFile(self._path) as archive:
                 return archive.read(name)
         except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError, KeyError) as error:
-            raise BundleError(f"{name}: damaged ({error}): {_AGAIN}") from None
+            raise BundleError(f"{name}: damaged ({error}): {AGAIN}") from None
 
 
 def _container(path: Path) -> _Container:
     try:
-        return _Folder(path) if path.is_dir() else _Zip(path)
+        container = _Folder(path) if path.is_dir() else _Zip(path)
     except FileNotFoundError:
         raise BundleError(f"{path}: there is no such bundle: check the path") from None
     except OSError as error:
         raise BundleError(f"{path}: {error.strerror}: check the path and its permissions") from None
+    for name in sorted(set(container.sizes) - {MANIFEST, SIGNATURE, *MEMBERS, *OPTIONAL_MEMBERS}):
+        what = f"is no member that a bundle of version {VERSION} can have"
+        raise unreadable(repr(name), what, _made_by(container))
+    return container
+
+
+def _made_by(container: _Container) -> object:
+    """As the manifest says, whatever else is wrong with it."""
+    try:
+        return _manifest_values(container).get("made_by")
+    except (BundleError, AttributeError):
+        return None
 
 
 def _read_manifest(container: _Container) -> Manifest:
     if MANIFEST not in container.sizes:
-        raise BundleError(f"{MANIFEST}: missing: is this an avatar? {_AGAIN}")
+        raise BundleError(f"{MANIFEST}: missing: is this an avatar? {AGAIN}")
+    return Manifest.from_dict(_manifest_values(container))
+
+
+def _manifest_values(container: _Container) -> Any:
     try:
-        values = json.loads(container.read(MANIFEST), object_pairs_hook=_unique, parse_constant=_no_constant)
+        return json.loads(container.read(MANIFEST), object_pairs_hook=_unique, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
-        raise BundleError(f"{MANIFEST}: not JSON ({error}): {_AGAIN}") from None
-    return Manifest.from_dict(values)
+        raise BundleError(f"{MANIFEST}: not JSON ({error}): {AGAIN}") from None
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -304,7 +306,7 @@ class Bundle:
             raise BundleError(f"{member}: no member of {self.path}: it has {sorted(self.manifest.files)}")
         content = self._container.read(member)
         if fault := _content_fault(content, entry):
-            raise BundleError(f"{member}: {fault}: {_AGAIN}")
+            raise BundleError(f"{member}: {fault}: {AGAIN}")
         return content
 
 
@@ -327,7 +329,7 @@ def _content_fault(content: bytes, entry: FileEntry) -> str | None:
     return None
 
 
-def _file_faults(container: _Container, manifest: Manifest) -> Iterator[Finding]:
+def _list_faults(container: _Container, manifest: Manifest) -> Iterator[Finding]:
     present, listed = set(container.sizes) - {MANIFEST, SIGNATURE}, set(manifest.files)
     for name in sorted(set(MEMBERS) - present):
         yield Finding(name, "missing")
@@ -335,7 +337,10 @@ def _file_faults(container: _Container, manifest: Manifest) -> Iterator[Finding]
         yield Finding(name, "not listed in the manifest")
     for name in sorted(listed - {*MEMBERS, *OPTIONAL_MEMBERS}):
         yield Finding(name, "listed in the manifest, but no bundle can have it")
-    for name in sorted(present & listed):
+
+
+def _file_faults(container: _Container, manifest: Manifest) -> Iterator[Finding]:
+    for name in sorted(set(container.sizes) & set(manifest.files)):
         try:
             fault = _content_fault(container.read(name), manifest.files[name])
         except BundleError as error:
@@ -351,7 +356,7 @@ def verify_bundle(path: str | Path) -> list[Finding]:
         manifest = _read_manifest(container)
     except BundleError as error:
         return [Finding(str(path), str(error))]
-    findings = list(_file_faults(container, manifest))
+    findings = [*_list_faults(container, manifest), *_file_faults(container, manifest)]
     if not any(finding.member == TENSORS for finding in findings):
         try:
             tensors = _load_tensors(container.read(TENSORS))
@@ -369,11 +374,13 @@ def open_bundle(path: str | Path) -> Bundle:
     path = Path(path)
     container = _container(path)
     manifest = _read_manifest(container)
+    for finding in _list_faults(container, manifest):
+        raise unreadable(finding.member, finding.message, manifest.made_by)
     for finding in _file_faults(container, manifest):
-        raise BundleError(f"{finding}: {_AGAIN}")
+        raise BundleError(f"{finding}: {AGAIN}")
     tensors = _load_tensors(container.read(TENSORS))
     for fault in _tensor_faults(tensors, manifest.spec):
-        raise BundleError(f"{TENSORS}: {fault}: {_AGAIN}")
+        raise unreadable(TENSORS, fault, manifest.made_by)
     for values in tensors.values():
         values.setflags(write=False)
     return Bundle(path, manifest, tensors, container)

@@ -28,9 +28,11 @@ from synctalk.tensorrt.command import build_engines
 
 __all__ = ["app", "main"]
 
-DEMO = Path(__file__).parent / "demo"
+DEMO = Path(__file__).parent / "demo"  # avatar.DEMO, without importing what it needs
 _EXTRAS = {"synctalk_trainer": "train", "synctalk_export": "export"}
 """Which extra brings what a package's commands import."""
+
+_FILMS = (".mp4", ".mov", ".m4v")
 
 _USE, _MAKE, _CHECK = "Use an avatar", "Make an avatar", "Check"
 
@@ -175,10 +177,11 @@ def info(
         synctalk info may.avatar
         synctalk info may.avatar --json
     """
-    from synctalk.avatar import describe
     from synctalk.bundle import open_bundle
+    from synctalk.info import describe
 
-    values = describe(open_bundle(avatar))
+    values = describe(open_bundle(avatar)).to_dict()
+    del values["backend"]  # nothing was loaded
     if as_json:
         typer.echo(json.dumps(values, indent=2))
         return
@@ -197,17 +200,21 @@ def verify(
         typer.Option(metavar="KEY", help="The maker's public key, which `synctalk sign` printed."),
     ] = None,
 ) -> None:
-    """Check all files, hashes and shapes of an avatar; with a key, its maker and every byte.
+    """Check all files, hashes and shapes of an avatar; with a key, its maker and every byte. Of a film, its credentials.
 
     The exit code is 0 where all is well and 1 where something is not.
 
     Examples:
 
         synctalk verify may.avatar
+        synctalk verify hello.mp4
         synctalk verify may.avatar --key 3b6a27bcceb6a42d62a3a8d02a6f0d73653215771de243a63ac048a18b59da29
     """
     from synctalk.bundle import verify_bundle
 
+    if avatar.suffix.lower() in _FILMS:
+        _verify_film(avatar)
+        return
     if findings := verify_bundle(avatar):
         listed = "\n".join(f"  {finding}" for finding in findings)
         raise BundleError(f"{avatar} is not sound:\n{listed}\nGet the bundle again, or export the run again.")
@@ -216,6 +223,18 @@ def verify(
         from synctalk.signing import check_signature
 
         _OUT.print(f"signed with {check_signature(avatar, key)}; not one byte was changed since")
+
+
+def _verify_film(film: Path) -> None:
+    from synctalk.credentials import credentials_of
+    from synctalk.errors import MediaError
+
+    signed = credentials_of(film)
+    if signed is None or not signed.is_intact:
+        raise MediaError(
+            f"{film}: content credentials: {signed or 'none'}. `synctalk detect` looks for the mark in its pictures."
+        )
+    _OUT.print(escape(f"{film}: content credentials: {signed}"))
 
 
 app.command(rich_help_panel=_USE)(speak)

@@ -2,17 +2,15 @@
 
 They are signed with ``c2pa.key`` and ``c2pa.pem`` (private key; certificates, leaf first) of ``keys.config_dir``. Put
 your own there; otherwise a key and a certificate of nobody in particular are made on first use: players show such
-credentials as intact, by an unknown signer. ``c2pa`` and ``cryptography`` (extra ``provenance``) are imported on first
-use.
+credentials as intact, by an unknown signer. ``c2pa`` and ``cryptography`` are imported on first use.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 import os
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,44 +24,34 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
     from cryptography.x509 import Certificate
 
-__all__ = ["attach_credentials", "check_credentials", "read_credentials"]
+__all__ = ["Credentials", "attach_credentials", "check_credentials", "credentials_of", "read_credentials"]
 
-_LOG = logging.getLogger(__name__)
 _MADE_BY_AI = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 _DAYS = 3650
 
 
-def attach_credentials(path: str | os.PathLike[str], avatar_id: str, avatar_name: str) -> bool:
-    """Write credentials into an mp4, in place; False, and a word in the log once, without the extra ``provenance``.
+def attach_credentials(path: str | os.PathLike[str], avatar_id: str, avatar_name: str) -> None:
+    """Write credentials into an mp4, in place.
 
-    Raises: MediaError: keys or file do not fit.
+    Raises: MediaError: keys or file do not fit, or this installation lacks the libraries.
     """
-    if not _is_installed():
-        _say_once()
-        return False
+    signer = _signer()
     import c2pa
 
-    signer = _signer()
     try:
         builder = c2pa.Builder(_manifest(avatar_id, avatar_name), c2pa.Context())
         with atomic_path(path) as signed, Path(path).open("rb") as film, signed.open("w+b") as out:
             builder.sign(signer, "video/mp4", film, out)
     except (c2pa.C2paError, OSError) as error:
         raise MediaError(f"{path}: content credentials cannot be written ({error})") from error
-    return True
 
 
 def check_credentials() -> None:
-    """See that films can be signed; keys that are missing are made. Without the extra ``provenance``, nothing happens.
+    """See that films can be signed; keys that are missing are made.
 
-    Raises: SyncTalkError: no folder for keys, or keys that cannot sign.
+    Raises: SyncTalkError: no folder for keys, keys that cannot sign, or an installation that lacks the libraries.
     """
-    if _is_installed():
-        _signer()
-
-
-def _is_installed() -> bool:
-    return find_spec("c2pa") is not None and find_spec("cryptography") is not None
+    _signer()
 
 
 def read_credentials(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -76,6 +64,47 @@ def read_credentials(path: str | os.PathLike[str]) -> dict[str, Any]:
     except c2pa.C2paError as error:
         raise MediaError(f"{path} has no content credentials that can be read: {error}") from error
     return store
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """What a film's content credentials say."""
+
+    is_intact: bool
+    """Whether the film is, byte for byte, what was signed"""
+    signer: str
+    made_by: str
+    """Program and version, such as ``synctalk 0.1.0``"""
+    title: str
+    is_made_by_ai: bool
+
+    def __str__(self) -> str:
+        state = "intact" if self.is_intact else "NOT intact: the film was changed after it was signed"
+        kind = "made with AI, " if self.is_made_by_ai else ""
+        return f"{state}; {kind}by {self.made_by}; signed by {self.signer}"
+
+
+def credentials_of(path: str | os.PathLike[str]) -> Credentials | None:
+    """The content credentials of a film; None where it has none."""
+    try:
+        store = read_credentials(path)
+    except MediaError:
+        return None
+    manifest = store["manifests"][store["active_manifest"]]
+    made_by = (manifest.get("claim_generator_info") or [{}])[0]
+    actions = [
+        action
+        for assertion in manifest.get("assertions", [])
+        if assertion["label"].startswith("c2pa.actions")
+        for action in assertion["data"].get("actions", [])
+    ]
+    return Credentials(
+        is_intact=store.get("validation_state") in ("Valid", "Trusted"),
+        signer=str(manifest.get("signature_info", {}).get("issuer", "nobody who is named")),
+        made_by=f"{made_by.get('name', 'an unnamed program')} {made_by.get('version', '')}".strip(),
+        title=str(manifest.get("title", "")),
+        is_made_by_ai=any(action.get("digitalSourceType") == _MADE_BY_AI for action in actions),
+    )
 
 
 def _manifest(avatar_id: str, avatar_name: str) -> dict[str, Any]:
@@ -96,6 +125,11 @@ def _manifest(avatar_id: str, avatar_name: str) -> dict[str, Any]:
 
 
 def _signer() -> Any:
+    if find_spec("c2pa") is None or find_spec("cryptography") is None:
+        raise MediaError(
+            "no content credentials, because c2pa or cryptography is not installed: pip install c2pa-python cryptography, "
+            "or write it without (save(..., credentials=False))"
+        )
     import c2pa
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
@@ -196,8 +230,3 @@ def _certificate(
             x509.ExtendedKeyUsage([ExtendedKeyUsageOID.EMAIL_PROTECTION]), critical=False
         )
     return builder.sign(issuer_key, hashes.SHA256())
-
-
-@cache
-def _say_once() -> None:
-    _LOG.warning("films get no content credentials (C2PA): pip install 'synctalk[provenance]'")

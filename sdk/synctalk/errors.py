@@ -16,6 +16,8 @@ expected and what to do. Mistakes of the calling program are ``ValueError`` and 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 __all__ = [
     "BackendError",
     "BundleError",
@@ -52,13 +54,30 @@ class ExportError(SyncTalkError):
 class BundleError(SyncTalkError):
     """A bundle that is missing, damaged, newer than this version, or unsafe."""
 
+    def __init__(self, message: str, *, needed_version: str | None = None) -> None:
+        super().__init__(message)
+        self.needed_version = needed_version
+        """The synctalk that reads it, such as ``0.3.0``, where it was made by a newer one; else None."""
+
 
 class BackendError(SyncTalkError):
     """A backend that was asked for and cannot work here."""
 
+    def __init__(self, message: str, *, reasons: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.reasons = dict(reasons or {})
+        """Where ``auto`` found none: name of each backend -> why it cannot work here."""
+
 
 class CapacityError(SyncTalkError):
     """A session, or sound, for which there is no room; the message says why and what would help."""
+
+    def __init__(self, message: str, *, limit: float | None = None, load: float | None = None) -> None:
+        super().__init__(message)
+        self.limit = limit
+        """The most there may be: sessions, share of the machine's time, or seconds of waiting sound; None: not said."""
+        self.load = load
+        """What there would be, in the same unit."""
 
 
 class ModelError(SyncTalkError):

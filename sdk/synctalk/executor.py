@@ -98,6 +98,15 @@ class Executor:
             self._is_woken = True
             self._condition.notify()
 
+    def close(self) -> None:
+        """Close every session."""
+        with self._condition:
+            open_ones = list(self._rings.items())
+        for timeline, ring in open_ones:
+            timeline.close()
+            self.remove(timeline)
+            ring()
+
     def probe(self, stage: Stage) -> None:
         """Measure, once, what a frame of an avatar costs; this also warms it up."""
         if stage in self._cost_s:
@@ -141,7 +150,11 @@ class Executor:
 
     def _admit(self, timeline: Timeline) -> None:
         if len(self._rings) >= self._max_sessions:
-            raise CapacityError(f"{self._max_sessions} sessions are open, the most there may be: close one")
+            raise CapacityError(
+                f"{self._max_sessions} sessions are open, the most there may be: close one",
+                limit=self._max_sessions,
+                load=len(self._rings) + 1,
+            )
         if timeline.pace == "fast" or not any(one.pace == "realtime" for one in self._rings):
             return  # it disturbs nobody: on a machine too slow for it, pictures are repeated
         cost = self._cost_s[timeline.stage]
@@ -150,7 +163,9 @@ class Executor:
             raise CapacityError(
                 f"a frame takes {1000 * cost:.1f} ms here: with {len(self._rings)} sessions open, one more at "
                 f"{timeline.fps} fps would need {load:.0%} of the time there is ({self._load_limit:.0%} at most). "
-                "Close a session, take a faster machine or a smaller avatar, or ask for pace='fast'."
+                "Close a session, take a faster machine or a smaller avatar, or ask for pace='fast'.",
+                limit=self._load_limit,
+                load=load,
             )
 
     def _due(self, now: float) -> tuple[list[Timeline], float]:

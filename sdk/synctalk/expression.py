@@ -16,6 +16,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from synctalk.spec import expression_region
 from synctalk.track import Track
 
 __all__ = ["Blinks", "Brows", "Expression", "Source"]
@@ -130,6 +131,8 @@ class Expression:
         self.least, self.most = track.least, track.most
         self._track, self._is_generated = track, source == "generated"
         self._lids = [i for i, name in enumerate(names) if name in ("eyeBlinkLeft", "eyeBlinkRight")]
+        self._lower = [i for i, name in enumerate(names) if expression_region(name) != "upper"]
+        self._lower_rest = np.median(track.expression[:, self._lower], axis=0)
         self._blinks = Blinks(track, self._lids, fps, seed, first)
         is_mobile = track.most - track.least > _LEAST_BROW_RANGE
         gains = [_BROW_GAINS.get(name, 0.0) for name in names]
@@ -138,6 +141,9 @@ class Expression:
     def __call__(self, index: int, brows: Brows) -> Float:
         """[E] for a frame at or after the last one asked for, or a few before it."""
         own: Float = self._track.expression[self._track.index(index)]
+        if self._lower:  # recorded with other words: sound moves the mouth
+            own = own.copy()
+            own[self._lower] = self._lower_rest
         if not self._is_generated:
             return own
         shut = self._blinks(index)

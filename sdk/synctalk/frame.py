@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from av import VideoFrame
 
 __all__ = ["Frame"]
 
@@ -32,3 +37,18 @@ class Frame:
     """Counts interruptions: a frame of an older generation is stale."""
     render_ms: float = 0.0
     """How long this frame took: audio branch, head, composing."""
+    sample_rate: int = 16_000
+    """Hz of ``pts_samples`` and ``audio``: the avatar's rate."""
+
+    @property
+    def pts_s(self) -> float:
+        """When the frame starts, in seconds from the start of the sound or session."""
+        return self.pts_samples / self.sample_rate
+
+    def to_av(self) -> VideoFrame:
+        """The picture for PyAV (encoders, aiortc), with its time: rgb24, or rgba; ``time_base`` 1 / ``sample_rate``."""
+        from av import VideoFrame
+
+        picture = VideoFrame.from_ndarray(self.image, "rgba" if self.image.shape[-1] == 4 else "rgb24")
+        picture.pts, picture.time_base = self.pts_samples, Fraction(1, self.sample_rate)
+        return picture

@@ -1,7 +1,7 @@
 """The user's private keys: made on first use, kept where only the user reads them.
 
 They lie in ``$SYNCTALK_CONFIG_DIR``, else ``$XDG_CONFIG_HOME/synctalk``, else ``~/.config/synctalk``. ``cryptography``
-(extra ``provenance``) is imported on first use.
+is imported on first use.
 """
 
 from __future__ import annotations
@@ -49,6 +49,4 @@ def private_file(path: Path, make: Callable[[], bytes]) -> bytes:
 def need_cryptography(what: str) -> None:
     """Raises: SyncTalkError: the library that signs is not installed."""
     if find_spec("cryptography") is None:
-        raise SyncTalkError(
-            f"{what} needs cryptography, which is not installed: pip install 'synctalk[provenance]'"
-        )
+        raise SyncTalkError(f"{what} needs cryptography, which is not installed: pip install cryptography")

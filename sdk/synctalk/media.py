@@ -248,16 +248,15 @@ def write_mp4(
     samples, rate: any sound that ``Avatar.speak`` takes.
     Raises: MediaError: no frames, no sound, or a folder that cannot be written; ValueError: samples without ``rate``.
     """
-    if samples is None:
-        film = None
-    else:
+    film: FilmSound | None = None
+    if samples is not None:
         sound = open_sound(samples, rate)
         film = FilmSound(sound.rate)
         for _ in film.through(sound):
             pass
     n_frames = 0
-    with open_mp4(path, fps, film and film.rate, crf) as writer:
+    with open_mp4(path, fps, None if film is None else film.rate, crf) as writer:
         for image in frames:
-            writer.write(image, film and film.take(n_frames, fps))
+            writer.write(image, None if film is None else film.take(n_frames, fps))
             n_frames += 1
     return n_frames

@@ -16,7 +16,7 @@ def detect(
         bool, typer.Option("--thorough", help="Try all sizes, not only the common ones: slow.")
     ] = False,
 ) -> None:
-    """Say whether a video was made by synctalk, by the invisible mark in its frames.
+    """Say whether a video was made by synctalk, by its content credentials and by the invisible mark in its frames.
 
     Every two seconds are looked at by themselves. The exit code is 0 where the mark is found and 1 where it is not.
 
@@ -25,10 +25,13 @@ def detect(
         synctalk detect out.mp4
         synctalk detect cut_and_resized.mp4 --thorough
     """
+    from synctalk.credentials import credentials_of
     from synctalk.errors import MediaError
     from synctalk.media import VideoFrames
     from synctalk.watermark import detect_spans
 
+    signed = credentials_of(film)
+    typer.echo(f"{film}: content credentials: {signed or 'none'}")
     spans = list(detect_spans(VideoFrames(str(film)), is_thorough=thorough))
     if not spans:
         raise MediaError(f"{film} holds no frames.")

@@ -16,13 +16,14 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
 from types import TracebackType
-from typing import Protocol
+from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from synctalk.audio import whole_rate
 from synctalk.control import Control
+from synctalk.deprecation import deprecated
 from synctalk.errors import CapacityError
 from synctalk.executor import Executor
 from synctalk.forks import Birthplace
@@ -31,7 +32,10 @@ from synctalk.sound import Audio, Chunk, SampleStream, Sound, duration_s, open_s
 from synctalk.stage import Stage
 from synctalk.timeline import Interrupted, SessionStats, Timeline
 
-__all__ = ["Session", "SyncSession"]
+__all__ = ["Session", "SyncSession", "Until"]
+
+Until: TypeAlias = Literal["closed", "drained"]
+"""When ``run`` ends."""
 
 Float = NDArray[np.float32]
 
@@ -116,6 +120,12 @@ class _Base(ABC):
     def _is_drained(self) -> bool:
         return self._timeline.is_closed or self._timeline.is_drained
 
+    def _end(self, until: Until) -> Callable[[], bool]:
+        """What says that ``run`` is over."""
+        if until not in ("closed", "drained"):
+            raise ValueError(f"until: expected 'closed' or 'drained', got {until!r}")
+        return self._is_drained if until == "drained" else self._is_closed
+
     def _begin(self) -> None:
         self._check_process()
         if self._is_consumed:
@@ -126,7 +136,9 @@ class _Base(ABC):
         limits = self._timeline.limits
         return CapacityError(
             f"{limits.pending_s:g} s of sound wait, and for {limits.stall_s:g} s nobody has taken a frame: take frames "
-            "while you push (in another task or thread), push less at a time, or raise Limits.pending_s"
+            "while you push (in another task or thread), push less at a time, or raise Limits.pending_s",
+            limit=limits.pending_s,
+            load=self._timeline.stats().pending_ms / 1000.0,
         )
 
     def _close(self) -> None:
@@ -192,10 +204,23 @@ class Session(_Base):
         await asyncio.to_thread(self._executor.probe, avatar.stage)
         self._timeline.swap(avatar.stage)
 
+    def run(self, until: Until = "closed") -> Frames:
+        """Frames, each when it is due. Break off and call it again at will.
+
+        until: ``closed``: the session is; ``drained``: every sound so far has been spoken (the last flushed utterance's
+        ``end_of_speech``), or the session is closed. Raises: ValueError: another word.
+        """
+        return Frames(self, self._end(until))
+
+    def frames(self) -> Frames:
+        """Deprecated: ``run(until="drained")``."""
+        deprecated("session.frames()", 'session.run(until="drained")')
+        return self.run(until="drained")
+
     async def speak(
         self, audio: Audio | AsyncIterable[Chunk], sample_rate: int | None = None
     ) -> AsyncIterator[Frame]:
-        """Say a sound, and give the session's frames until all sound so far has been spoken: push, flush, ``frames``.
+        """Say a sound, and give the session's frames until all sound so far has been spoken: push, flush, ``run``.
 
         audio, sample_rate: as for ``Avatar.speak``; or an async iterable of chunks, as a text-to-speech client has. Files
         and iterables are read in a thread. Breaking off leaves what was pushed; ``interrupt`` drops it.
@@ -228,14 +253,6 @@ class Session(_Base):
             if self._n_interruptions != n_interruptions:
                 return
         self.flush()
-
-    def run(self) -> Frames:
-        """Frames until the session is closed, each when it is due. Break off and call it again at will."""
-        return Frames(self, self._is_closed)
-
-    def frames(self) -> Frames:
-        """Frames until every sound so far has been spoken: the last flushed utterance's ``end_of_speech``."""
-        return Frames(self, self._is_drained)
 
     async def _next(self, is_over: Callable[[], bool]) -> Frame:
         self._begin()
@@ -389,20 +406,21 @@ class SyncSession(_Base):
             while (ready := self.poll()) is not None:
                 yield ready
         self.flush()
-        yield from self.frames()
+        yield from self.run(until="drained")
 
     def swap(self, avatar: _Staged) -> None:
         """As ``Session.swap``."""
         self._executor.probe(avatar.stage)
         self._timeline.swap(avatar.stage)
 
-    def run(self) -> SyncFrames:
-        """Frames until the session is closed, each when it is due."""
-        return SyncFrames(self, self._is_closed)
+    def run(self, until: Until = "closed") -> SyncFrames:
+        """As ``Session.run``."""
+        return SyncFrames(self, self._end(until))
 
     def frames(self) -> SyncFrames:
-        """Frames until every sound so far has been spoken."""
-        return SyncFrames(self, self._is_drained)
+        """Deprecated: ``run(until="drained")``."""
+        deprecated("session.frames()", 'session.run(until="drained")')
+        return self.run(until="drained")
 
     def poll(self) -> Frame | None:
         """The next frame if it is there and due, without waiting: for the loop of a game or a window."""

@@ -88,13 +88,15 @@ class _Layout:
         else:
             kind = "f" if self.is_float else "u" if self.bits == 8 else "i"
             values = np.frombuffer(data, f"<{kind}{self.bits // 8}")
-        if self.channels == 1:
-            return values
-        return values.reshape(-1, self.channels).mean(axis=1) if self.is_float else self._mean(values)
+        if self.channels > 1:
+            values = self._mean(values)
+        return values
 
     def _mean(self, values: NDArray[Any]) -> NDArray[Any]:
+        if self.is_float:
+            return np.asarray(values.reshape(-1, self.channels).mean(axis=1))
         scale, zero = 2.0 ** (values.dtype.itemsize * 8 - 1), 128.0 if self.bits == 8 else 0.0
-        return (values.reshape(-1, self.channels).mean(axis=1, dtype=np.float64) - zero) / scale
+        return np.asarray((values.reshape(-1, self.channels).mean(axis=1, dtype=np.float64) - zero) / scale)
 
 
 class SampleStream:
@@ -297,7 +299,7 @@ def open_sound(audio: Audio, sample_rate: int | None = None) -> Sound:
         )
     if not isinstance(audio, Iterable) or isinstance(audio, Mapping | Set):
         raise TypeError(f"{type(audio).__name__} is no sound: {_EXPECTED}")
-    return _of_chunks(iter(cast("Iterable[Chunk]", audio)), rate)
+    return _of_chunks(iter(audio), rate)
 
 
 def named_file(audio: object) -> Path | None:
@@ -359,7 +361,7 @@ def _of_bytes(data: bytes, rate: int | None) -> Sound:
     return Sound(rate, _pushed(SampleStream(rate), pieces), len(data) // 2)
 
 
-def _of_open_file(file: BinaryIO, rate: int | None) -> Sound:
+def _of_open_file(file: BinaryIO | io.TextIOBase, rate: int | None) -> Sound:
     if isinstance(file, io.TextIOBase):
         raise TypeError("a file opened as text is no sound: open it with mode 'rb'")
     if rate is None:

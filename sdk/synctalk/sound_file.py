@@ -105,11 +105,13 @@ def open_media(source: Source, form: str | None = None, name: str | None = None)
     import av
 
     try:
+        place: Any = source
         if isinstance(source, bytes):
-            return av.open(io.BytesIO(source), "r", format=form, metadata_errors="ignore")
-        # An absolute path: "12:30.m4a" would be a protocol named 12.
-        place = os.path.abspath(source) if isinstance(source, str | os.PathLike) else source  # noqa: PTH100
-        return av.open(cast("Any", place), "r", format=form, metadata_errors="ignore")
+            place = io.BytesIO(source)
+        elif isinstance(source, str | os.PathLike):
+            place = os.path.abspath(source)  # noqa: PTH100 - "12:30.m4a" would be a protocol named 12
+        container: InputContainer = av.open(place, "r", format=form, metadata_errors="ignore")
+        return container
     except (av.error.FFmpegError, OSError, ValueError) as error:
         name = name or source_name(source)
         raise MediaError(f"cannot read {name}: {error}. Give an intact media file.") from error

@@ -17,6 +17,7 @@ from synctalk.outputs import check_film
 
 if TYPE_CHECKING:
     from synctalk.avatar import Avatar, Frame
+    from synctalk.backends import BackendName, Detail, Device, Precision
     from synctalk.batch import Result, Task
     from synctalk.expression import Source
     from synctalk.paste import Paste
@@ -103,11 +104,11 @@ def speak(
     began = time.perf_counter()
     loaded = Avatar.from_bundle(
         avatar,
-        device,
-        backend,
+        cast("Device", device),
+        cast("BackendName", backend),
         render_threads(threads or usable_cpus(), jobs, backend),
-        precision,
-        detail,
+        cast("Precision", precision),
+        cast("Detail", detail),
         allow_expired_consent=allow_expired_consent,
     )
     source = None if paste is None else loaded.onto(paste)
@@ -144,7 +145,7 @@ def say(
         taken, render_ms = time.perf_counter() - began, sum(result.render_ms for result in results)
         _OUT.print(
             f"  {n_frames / taken:.0f} fps, {n_frames / avatar.fps / taken:.1f} x real time with encoding "
-            f"({render_ms / n_frames:.1f} ms a frame without; {avatar.info()['backend']}); "
+            f"({render_ms / n_frames:.1f} ms a frame without; {avatar.info().backend}); "
             f"loaded in {loading_s:.1f} s"
         )
     _check([result for result in results if result.error is not None], len(tasks))

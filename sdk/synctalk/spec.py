@@ -22,22 +22,31 @@ import json
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
+
+from synctalk.spec_versions import MISSING
 
 __all__ = [
     "EXPRESSION_NAMES",
+    "FPS",
     "PLANES",
     "AudioSpec",
     "FieldSpec",
     "GridSpec",
     "Level",
+    "Region",
     "Spec",
     "UpsamplerSpec",
+    "expression_region",
     "preset",
 ]
 
 PLANES: tuple[tuple[int, int], ...] = ((0, 1), (1, 2), (0, 2))
 """Axes (column, row) of the three planes, in the order of every table: xy, yz, xz."""
+
+FPS = 25
+"""Frames a second of datasets, avatars and films. Other rates are refused: look-ahead, windows of sound and the speech
+encoder are made for this one."""
 
 EXPRESSION_NAMES: tuple[str, ...] = (
     "browDownLeft",
@@ -49,6 +58,23 @@ EXPRESSION_NAMES: tuple[str, ...] = (
     "eyeBlinkRight",
 )
 """ARKit names of the default expression coefficients, in order."""
+
+Region: TypeAlias = Literal["upper", "lower", "whole"]
+"""Of the face: above the nose base, below it, or both."""
+
+_REGIONS: tuple[tuple[str, Region], ...] = (
+    ("brow", "upper"),
+    ("eye", "upper"),
+    ("cheekSquint", "upper"),
+    ("cheekPuff", "lower"),
+    ("jaw", "lower"),
+    ("mouth", "lower"),
+)
+
+
+def expression_region(name: str) -> Region:
+    """Where an ARKit coefficient moves the face; ``whole`` for a name that ARKit does not have."""
+    return next((region for prefix, region in _REGIONS if name.startswith(prefix)), "whole")
 
 
 @dataclass(frozen=True)
@@ -166,8 +192,8 @@ class AudioSpec:
 
     @property
     def lookahead_samples(self) -> int:
-        """Samples after a frame's own time that its condition depends on, at most (25 fps: 640 samples a frame)."""
-        frame_samples = self.sample_rate // 25
+        """Samples after a frame's own time that its condition depends on, at most (640 samples a frame)."""
+        frame_samples = self.sample_rate // FPS
         columns = (self.window_future_columns - 1) * self.hop_samples
         return self.taps_future * frame_samples + columns + self.n_fft // 2
 
@@ -262,7 +288,7 @@ class UpsamplerSpec:
     levels: int = 3
     hidden: int = 64
     """Units between pose and modulation"""
-    expression: int = 7
+    expression: int = len(EXPRESSION_NAMES)
     """Coefficients of expression that modulate, beside the pose"""
 
     @property
@@ -313,11 +339,16 @@ class Spec:
     """A whole avatar: name of the preset, field, audio, frame rate."""
 
     name: str = "default"
-    fps: int = 25
+    fps: int = FPS
     field: FieldSpec = dataclasses.field(default_factory=FieldSpec)
     audio: AudioSpec = dataclasses.field(default_factory=AudioSpec)
     upsampler: UpsamplerSpec | None = None
     """For heads rendered at half the size; None where none was trained."""
+
+    def __post_init__(self) -> None:
+        """Raises: ValueError: another frame rate."""
+        if self.fps != FPS:
+            raise ValueError(f"fps: got {self.fps}, expected {FPS}: other frame rates are not supported")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types, for manifests and run files."""
@@ -328,19 +359,22 @@ class Spec:
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> Spec:
-        """The inverse of ``to_dict``.
+        """The inverse of ``to_dict``. Missing keys take the value that held before they existed (``spec_versions``).
 
-        Raises: ValueError: an unknown or missing key, or a value of the wrong type.
+        Raises: ValueError: an unknown key, or a value of the wrong type.
         """
-        field_values = dict(_checked(FieldSpec, values.get("field"), "field"))
-        field_values["grid"] = GridSpec(**_checked(GridSpec, field_values.get("grid"), "grid"))
+        top = _checked(Spec, values, "spec")
+        field_values = _checked(FieldSpec, top["field"], "field")
+        field_values["grid"] = GridSpec(**_checked(GridSpec, field_values["grid"], "grid"))
         for key in ("expression_names", "box_min_m", "box_max_m"):
             field_values[key] = tuple(field_values[key])
-        audio = AudioSpec(**_checked(AudioSpec, values.get("audio"), "audio"))
+        names = field_values["expression_names"]
+        if not all(isinstance(name, str) for name in names) or len(set(names)) != len(names):
+            raise ValueError(f"field.expression_names: expected different names, got {names!r}")
+        audio = AudioSpec(**_checked(AudioSpec, top["audio"], "audio"))
         upsampler = None
-        if values.get("upsampler") is not None:
-            upsampler = UpsamplerSpec(**_checked(UpsamplerSpec, values["upsampler"], "upsampler"))
-        top = _checked(Spec, {"upsampler": None} | values, "spec")
+        if top["upsampler"] is not None:
+            upsampler = UpsamplerSpec(**_checked(UpsamplerSpec, top["upsampler"], "upsampler"))
         return Spec(top["name"], top["fps"], FieldSpec(**field_values), audio, upsampler)
 
     @cached_property
@@ -351,16 +385,15 @@ class Spec:
 
 
 def _checked(kind: type, values: Any, where: str) -> dict[str, Any]:
-    """Check that ``values`` has exactly the fields of a dataclass, with JSON types that match the defaults."""
+    """A dataclass's fields from JSON, with types that match its defaults; missing ones from ``MISSING``."""
     if not isinstance(values, dict):
         raise ValueError(f"{where}: expected a mapping, got {type(values).__name__}")
     names = {f.name for f in dataclasses.fields(kind)}
     if unknown := sorted(set(values) - names):
         raise ValueError(f"{where}: unknown keys {unknown}")
-    if missing := sorted(names - set(values)):
-        raise ValueError(f"{where}: missing keys {missing}")
+    filled: dict[str, Any] = {**MISSING[where], **values}
     defaults = kind()
-    for name, value in values.items():
+    for name, value in filled.items():
         default = getattr(defaults, name)
         if isinstance(default, bool) != isinstance(value, bool):
             raise ValueError(f"{where}.{name}: expected {type(default).__name__}, got {value!r}")
@@ -370,7 +403,7 @@ def _checked(kind: type, values: Any, where: str) -> dict[str, Any]:
             raise ValueError(f"{where}.{name}: expected text, got {value!r}")
         if isinstance(default, tuple) and not isinstance(value, list | tuple):
             raise ValueError(f"{where}.{name}: expected a list, got {value!r}")
-    return values
+    return filled
 
 
 _GENERIC_AUDIO = AudioSpec(encoder="generic", window_columns=64, silence=-5.6)

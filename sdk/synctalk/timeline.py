@@ -453,6 +453,7 @@ class Timeline:
             sound_pts_samples=None if spoken is None else spoken.index * frame_samples,
             generation=plan.generation,
             render_ms=1000.0 * (time.perf_counter() - plan.began),
+            sample_rate=self.sample_rate,
         )
         with self._lock:
             self._in_work = None

@@ -1,4 +1,5 @@
-"""Facial-aware masked attention: sound acts below the nose base, expression above it, on the front of the face.
+"""Facial-aware masked attention: sound acts below the nose base, each coefficient of expression in its own region
+(``spec.expression_region``), brows and lids on the front of the face.
 
 Left to themselves gates are free wherever nothing tells them apart: hair and outline then move with sound, lids and brows. So two
 features of the grid are kept as maps of what is shut, and three hidden units of the attention shut the gates there;
@@ -11,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from synctalk.spec import PLANES, FieldSpec, Level
+from synctalk.spec import PLANES, FieldSpec, Level, Region, expression_region
 from torch import Tensor, nn
 
 from .modules import Field
@@ -28,10 +29,17 @@ _SHUT = 8.0
 """Taken off the gate's logit there: a sigmoid of 3 becomes 0.007."""
 _ABOVE, _BELOW, _BEYOND = range(3)
 """Hidden units"""
+_UNITS: dict[Region, tuple[int, ...]] = {
+    "upper": (_BELOW, _BEYOND),
+    "lower": (_ABOVE,),
+    "whole": (_BEYOND,),
+}
+"""What shuts a coefficient of a region."""
 
 
 def mask_gates(field: Field, mesh_m: NDArray[np.float32]) -> None:
-    """Shut sound's gates above the nose base; expression's below it, above the hairline and behind the brows' ends.
+    """Shut the gates of sound and of the lower face's coefficients above the nose base; those of the upper face's below
+    it; all coefficients' above the hairline and behind the brows' ends, but the lower face's.
 
     Kept so in training; call it where the field will stay. mesh_m: [478, 3] in head space. Raises: ValueError: gates without a sigmoid cannot be shut, and a
     coarsest level that is hashed cannot hold a map.
@@ -66,7 +74,8 @@ def mask_gates(field: Field, mesh_m: NDArray[np.float32]) -> None:
         first[_ABOVE, columns[0]], first[_BELOW, columns[0]], first[_BEYOND, columns[1]] = 1.0, -1.0, 1.0
         second[:, units] = 0.0
         second[: spec.condition, _ABOVE] = -_SHUT
-        second[spec.condition :, [_BELOW, _BEYOND]] = -_SHUT
+        for gate, name in enumerate(spec.expression_names, spec.condition):
+            second[gate, list(_UNITS[expression_region(name)])] = -_SHUT
     learns[1][units] = 0.0
     learns[2][:, units] = 0.0
     for parameter, share in zip((field.tables, first, second), learns, strict=True):

@@ -82,6 +82,7 @@ def prepare(
     """
     from rich.console import Console
     from rich.markup import escape
+    from synctalk.spec import FPS
 
     from .prepare import Options
     from .prepare import prepare as prepare_video
@@ -95,7 +96,7 @@ def prepare(
         console.print(f"[yellow]warning[/] ({warning['step']}): {escape(warning['message'])}")
     if done.kept:
         console.print(f"unchanged: {', '.join(done.kept)}")
-    console.print(f"{out}: {done.n_frames} frames of {done.size} x {done.size}, {done.n_frames / 25:.1f} s")
+    console.print(f"{out}: {done.n_frames} frames of {done.size} x {done.size}, {done.n_frames / FPS:.1f} s")
     console.print(f"look at {out / 'report.html'}, then: synctalk train {out} -o {out.name}-run")
 
 
@@ -147,6 +148,13 @@ def train(
             help="Another generic model, which `synctalk train-audio` wrote; the packaged one by default.",
         ),
     ] = None,
+    expression: Annotated[
+        str,
+        typer.Option(
+            metavar="NAMES",
+            help="ARKit coefficients to learn beside brows and blinks, as in mouthSmileLeft,mouthSmileRight: each is a slider.",
+        ),
+    ] = "",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in RUN, exactly.")] = False,
 ) -> None:
     """Train an avatar from a prepared dataset.
@@ -161,6 +169,8 @@ def train(
       synctalk train data/may -o runs/may --resume
 
       synctalk train data/may -o runs/quick --preset tiny --steps 500
+
+      synctalk train data/may -o runs/may --expression jawOpen,mouthSmileLeft,mouthSmileRight
     """
     from rich.console import Console
     from synctalk.errors import TrainingError
@@ -182,7 +192,8 @@ def train(
     )
     console = Console(highlight=False)
     hearing = _hearing(encoder, speech_to_mouth)
-    trainer = train_run(dataset, out, settings, resume, device, threads, console, hearing)
+    more = tuple(name.strip() for name in expression.split(",") if name.strip())
+    trainer = train_run(dataset, out, settings, resume, device, threads, console, hearing, more)
     console.print(
         f"trained {trainer.clock.step} steps in {trainer.clock.seconds / 60:.1f} min: {out} (this call: "
         f"{(time.monotonic() - started) / 60:.1f} min, with preparation, checkpoints and previews)"

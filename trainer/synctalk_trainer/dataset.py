@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from synctalk.errors import DatasetError
 from synctalk.geometry import Camera
+from synctalk.spec import EXPRESSION_NAMES, FPS
 
 from .mouth import mouth_shape
 
@@ -53,8 +54,10 @@ class Dataset:
     """[N, 3] metres"""
     points_m: Float
     """[478, 3]: the rigid mean mesh in head space"""
+    expression_names: tuple[str, ...]
+    """E ARKit names, as they were asked for"""
     expression: Float
-    """[N, E] in 0..1"""
+    """[N, E] in 0..1, in the order of ``expression_names``"""
     camera: Camera
 
     @property
@@ -72,10 +75,10 @@ class Dataset:
         return mouth_shape(self.landmarks, self.camera, *pose, n)
 
     @staticmethod
-    def open(path: str | Path) -> Dataset:
-        """Read a dataset.
+    def open(path: str | Path, expression_names: tuple[str, ...] = EXPRESSION_NAMES) -> Dataset:
+        """Read a dataset. expression_names: the coefficients that are wanted; the file says which of its columns they are.
 
-        Raises: DatasetError: missing, incomplete, damaged or written by a newer version.
+        Raises: DatasetError: missing, incomplete, damaged, written by a newer version, or without one of the names.
         """
         path = Path(path)
         info = _read_info(path)
@@ -84,7 +87,6 @@ class Dataset:
         pose = _read_npz(
             path, "pose.npz", ("rotation", "translation", "focal_px", "centre", "valid", "points_m")
         )
-        expression = _read_npz(path, "expression.npz", ("values",))
         centre = np.asarray(pose["centre"], np.float64).reshape(2)
         picture = (n, size, size)
         return Dataset(
@@ -101,7 +103,8 @@ class Dataset:
             rotation=_shaped(pose["rotation"], (n, 3, 3), "pose.npz"),
             translation=_shaped(pose["translation"], (n, 3), "pose.npz"),
             points_m=_shaped(pose["points_m"], (478, 3), "pose.npz"),
-            expression=_shaped(expression["values"], (n, -1), "expression.npz"),
+            expression_names=expression_names,
+            expression=_read_expression(path, n, expression_names),
             camera=Camera(size, size, float(pose["focal_px"]), float(centre[0]), float(centre[1])),
         )
 
@@ -127,6 +130,10 @@ def _read_info(path: Path) -> dict[str, Any]:
         raise DatasetError(
             f"{path} was written by a newer synctalk (version {info['version']}): update synctalk"
         )
+    if info.get("fps") != FPS:
+        raise DatasetError(
+            f"{path} has {info.get('fps')} frames a second, expected {FPS}: prepare the video again, which makes them so"
+        )
     return info
 
 
@@ -138,6 +145,21 @@ def _read_npz(path: Path, name: str, keys: tuple[str, ...]) -> dict[str, NDArray
         raise DatasetError(_again(f"{path / name} is missing")) from None
     except (KeyError, ValueError, OSError) as error:
         raise DatasetError(_again(f"{path / name} is damaged ({error})")) from None
+
+
+def _read_expression(path: Path, n: int, wanted: tuple[str, ...]) -> Float:
+    """The columns of ``expression.npz`` that have the wanted names, [n, E]."""
+    stored = _read_npz(path, "expression.npz", ("values", "names"))
+    names = [str(name) for name in stored["names"]]
+    values = _shaped(stored["values"], (n, len(names)), "expression.npz")
+    if len(set(names)) != len(names):
+        raise DatasetError(_again(f"expression.npz names a column twice: {names}"))
+    if missing := sorted(set(wanted) - set(names)):
+        raise DatasetError(
+            f"{path / 'expression.npz'} has no {', '.join(missing)}; it has {', '.join(names)}: choose among them, or run "
+            "`synctalk prepare` on the same folder again with --steps expression"
+        )
+    return np.ascontiguousarray(values[:, [names.index(name) for name in wanted]])
 
 
 def _map(path: Path, name: str, shape: tuple[int, ...]) -> NDArray[np.uint8]:

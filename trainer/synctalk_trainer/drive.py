@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from synctalk.spec import FPS
 
 from . import metrics
 from .measure import Detect
@@ -33,7 +34,8 @@ Frame = NDArray[np.uint8]
 Speak = Callable[[NDArray[np.float32]], Iterable[Frame]]
 """16 kHz mono samples -> pictures [H, W, 3], one every 40 ms."""
 
-_RATE, _FPS, _FRAME_SAMPLES = 16_000, 25, 640
+_RATE = 16_000
+_FRAME_SAMPLES = _RATE // FPS
 _FLOOR_DB = -100.0
 _QUIET_BELOW_DB = 30.0
 _QUIET_ABSOLUTE_DB = -60.0
@@ -54,7 +56,7 @@ class Spoken:
     loudness: NDArray[np.float32]
     """[n]: ``frame_loudness``"""
     expected: int
-    """ceil(25 * seconds)"""
+    """ceil(FPS * seconds)"""
     flicker: float
     """Mean absolute second temporal difference of the picture's brightness, 0..255."""
     flicker_peak: float
@@ -203,7 +205,7 @@ def watch(
     watcher.look()
     found = np.concatenate([np.zeros(0, bool), *watcher.found])
     opening = np.concatenate([np.zeros(0, np.float32), *watcher.openings])
-    expected = -(-len(samples) * _FPS // _RATE)
+    expected = -(-len(samples) * FPS // _RATE)
     loudness = frame_loudness(samples, len(found))
     return Spoken(opening, found, loudness, expected, watcher.flicker.value, watcher.peak, clock.seconds)
 
@@ -263,7 +265,7 @@ def _mouth(spoken: Sequence[Spoken]) -> Mouth:
     )
     # Below the pause level loudness says nothing about a mouth: all pauses count alike.
     lag, r = metrics.best_lag(filled, np.maximum(loudness, floor), spans(len(one.found) for one in seen))
-    lag_ms = 1000.0 * lag / _FPS if math.isfinite(r) else nan
+    lag_ms = 1000.0 * lag / FPS if math.isfinite(r) else nan
     return Mouth(in_speech, in_silence, in_silence / max(in_speech, 1e-6), int(silence.sum()), r, lag_ms)
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 from synctalk.errors import MediaError
 from synctalk.media import atomic_path, write_mp4
+from synctalk.spec import FPS
 
 from . import metrics
 from .measure import Clip, Curves, Evaluated
@@ -23,7 +24,7 @@ __all__ = ["difference", "figure_table", "verdicts", "write_report"]
 
 Frame = NDArray[np.uint8]
 
-_FPS, _RATE = 25, 16_000
+_RATE = 16_000
 _DIFFERENCE_GAIN = 4
 _N_SPREAD, _N_WORST, _N_MOUTHS = 6, 6, 12
 _MOUTH_SIDE = 160
@@ -101,7 +102,7 @@ def write_report(
     _write_png(folder / "mouths.png", _mouth_sheet(clip, result))
     _write_curves(result.curves, folder / "curves.png")
     samples = _sound_of(sound, result.frames)
-    write_mp4(folder / "side_by_side.mp4", _side_by_side(clip, result), _FPS, samples, _RATE)
+    write_mp4(folder / "side_by_side.mp4", _side_by_side(clip, result), FPS, samples, _RATE)
     page = _PAGE.render(title=title, table=_rows(table), columns=_columns(table), verdicts=verdicts(table))
     with atomic_path(folder / "report.html") as temporary:
         temporary.write_text(page, encoding="utf-8")
@@ -173,7 +174,7 @@ def _write_curves(curves: Curves, path: Path) -> None:
     for axis, (name, truth, render) in zip(figure.subplots(2, 1, sharex=True), pairs, strict=True):
         for values, label, colour in ((truth, "truth", "black"), (render, "render", "tab:red")):
             for k, part in enumerate(curves.parts):
-                seconds = np.arange(part.start, part.stop) / _FPS
+                seconds = np.arange(part.start, part.stop) / FPS
                 axis.plot(seconds, values[part], color=colour, lw=0.9, label=label if k == 0 else None)
         axis.set_ylabel(name)
         axis.margins(x=0.005)
@@ -191,7 +192,7 @@ def _side_by_side(clip: Clip, result: Evaluated) -> Iterator[Frame]:
 
 def _sound_of(sound: NDArray[np.float32], frames: NDArray[np.int64]) -> NDArray[np.float32]:
     """The 640 samples of each frame, one after the other (zeros past the end)."""
-    samples = _RATE // _FPS
+    samples = _RATE // FPS
     padded = np.concatenate([sound, np.zeros(samples, np.float32)])
     index = (frames[:, None] * samples + np.arange(samples)).ravel()
     return np.asarray(padded[np.minimum(index, len(padded) - 1)], np.float32)

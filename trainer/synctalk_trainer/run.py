@@ -82,6 +82,8 @@ class Run:
     condition_gain: float
     seconds_trained: float
     step: int
+    expression: NDArray[np.float32]
+    """[N, E]: what the field was driven with (``lower_face.beyond_sound``)"""
     conditions: NDArray[np.float32]
     """[N, C]: what the audio branch says for every frame of the dataset"""
     conditions_unseen: NDArray[np.float32]
@@ -100,11 +102,6 @@ class Run:
     def poses(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Rotation [N, 3, 3] and translation [N, 3] of every frame."""
         return self.dataset.rotation, self.dataset.translation
-
-    @property
-    def expression(self) -> NDArray[np.float32]:
-        """[N, E]"""
-        return self.dataset.expression
 
     @property
     def appearance_mean(self) -> NDArray[np.float32]:
@@ -262,7 +259,7 @@ def load_run(path: str | Path, dataset: str | Path | None = None) -> Run:
         path / "checkpoint.json", "the run has no checkpoint yet: let `synctalk train` go on"
     )
     tensors = load_file(path / "checkpoint.safetensors")
-    data = Dataset.open(dataset if dataset is not None else settings.dataset)
+    data = Dataset.open(dataset if dataset is not None else settings.dataset, spec.field.expression_names)
     model = Avatar(spec, len(data.takes), settings.seed, hearing_of(path))
     weights = {k.removeprefix("ema."): v for k, v in tensors.items() if k.startswith("ema.")}
     try:
@@ -284,6 +281,7 @@ def load_run(path: str | Path, dataset: str | Path | None = None) -> Run:
         condition_gain=float(progress["condition_gain"]),
         seconds_trained=float(progress["seconds"]),
         step=int(progress["step"]),
+        expression=tensors["expression.all"].numpy() if "expression.all" in tensors else data.expression,
         conditions=tensors["condition.all"].numpy(),
         conditions_unseen=tensors.get("condition.unseen", tensors["condition.all"]).numpy(),
     )

@@ -84,6 +84,10 @@ class Scene:
     """Frames, poses, expression and audio, ready to draw batches from. Pictures stay uint8 on disk (memory-mapped)."""
 
     def __init__(self, dataset: Dataset, spec: Spec) -> None:
+        if dataset.expression_names != spec.field.expression_names:
+            raise ValueError(
+                f"the dataset was opened with {dataset.expression_names}, the spec has {spec.field.expression_names}"
+            )
         self.dataset = dataset
         self.camera: Camera = dataset.camera
         self.audio = AudioWindows(dataset.audio, dataset.takes, dataset.n_frames, spec)

@@ -28,6 +28,7 @@ from .audio_branch import Hearing
 from .audio_visual.encoder import generic_model
 from .conditions import Conditions, FittedConditions, LearnedConditions, condition_tensors
 from .losses import patch_loss, thickness
+from .lower_face import beyond_sound
 from .modules import Avatar
 from .occupancy import Occupancy, visual_hull
 from .perceptual import Perceptual, load_perceptual
@@ -107,6 +108,14 @@ class Trainer:
         self.clock = _Clock(settings)
         self.occupancy = self._hull()
         self.conditions: Conditions = self._conditions()
+        self.scene.expression = torch.from_numpy(
+            beyond_sound(
+                data.expression,
+                spec.field.expression_names,
+                lambda: self.conditions.predict(self.model).numpy(),
+                self.train_frames,
+            )
+        )
         for avatar in (self.model, self.ema):
             avatar.to(self.device)
             if spec.field.gate == "sigmoid":
@@ -303,6 +312,7 @@ class Trainer:
             f"condition.{k}": v
             for k, v in condition_tensors(self.conditions, self.ema, self.scene, self.train_frames).items()
         }
+        tensors["expression.all"] = self.scene.expression
         tensors["rng.torch"] = torch.get_rng_state()
         write_tensors(self.out / "checkpoint.safetensors", tensors)
         values = {
@@ -332,6 +342,7 @@ class Trainer:
         self.model.load_state_dict(part("model."))
         self.ema.load_state_dict(part("ema."))
         self.conditions.load(part("condition."))
+        self.scene.expression = tensors.get("expression.all", self.scene.expression)
         state = self.optimiser.state_dict()
         for i in range(sum(len(g["params"]) for g in state["param_groups"])):
             if kept := part(f"optimiser.{i}."):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import signal
 import time
@@ -12,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from synctalk import _native
 from synctalk.errors import TrainingError
-from synctalk.spec import Spec, preset
+from synctalk.spec import Spec, expression_region, preset
 
 from .audio_branch import Hearing
 from .dataset import Dataset
@@ -59,8 +60,9 @@ def train_run(
     threads: int | None,
     console: Console,
     hearing: Hearing | None = None,
+    expression: tuple[str, ...] = (),
 ) -> Trainer:
-    """Train, or go on training, with a progress bar.
+    """Train, or go on training, with a progress bar. expression: coefficients to learn beside the preset's.
 
     Raises: TrainingError: the folder holds another run, or there is nothing to resume; an unknown device.
     """
@@ -71,18 +73,20 @@ def train_run(
     console.print(
         "preparing: reading the clip, and learning which mouth its sound makes (not part of --minutes)"
     )
-    spec = preset(settings.preset)
+    spec = _with_expression(preset(settings.preset), expression)
     if resume:
         settings = settings_of(out)
         spec = Spec.from_dict(read_json(out / "run.json", "is this a run?")["spec"])
-        trainer = Trainer(Scene(Dataset.open(dataset), spec), spec, settings, out, device)
+        data = Dataset.open(dataset, spec.field.expression_names)
+        trainer = Trainer(Scene(data, spec), spec, settings, out, device)
         trainer.resume()
     elif (out / "checkpoint.json").exists():
         raise TrainingError(
             f"{out} holds a run already: add --resume to go on with it, or choose another folder"
         )
     else:
-        trainer = start(Scene(Dataset.open(dataset), spec), spec, settings, out, device, hearing)
+        data = Dataset.open(dataset, spec.field.expression_names)
+        trainer = start(Scene(data, spec), spec, settings, out, device, hearing)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # being ended saves, too
     columns = (BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TextColumn("{task.fields[text]}"))
     with Progress(*columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal) as bar:
@@ -94,6 +98,20 @@ def train_run(
                 f"stopped at step {trainer.clock.step}, saved: `synctalk train {dataset} -o {out} --resume` goes on"
             ) from None
     return trainer
+
+
+def _with_expression(spec: Spec, names: tuple[str, ...]) -> Spec:
+    """Raises: TrainingError: coefficients of the lower face for a design that cannot tell them from sound."""
+    more = tuple(name for name in dict.fromkeys(names) if name not in spec.field.expression_names)
+    if {expression_region(name) for name in more} - {"upper"} and (
+        spec.field.gate == "none" or spec.audio.encoder == "ave"
+    ):
+        raise TrainingError(
+            f"--expression: preset {spec.name} cannot tell {', '.join(more)} from what the sound moves: choose --preset "
+            "default"
+        )
+    field = dataclasses.replace(spec.field, expression_names=spec.field.expression_names + more)
+    return dataclasses.replace(spec, field=field)
 
 
 def _device(device: str) -> str:

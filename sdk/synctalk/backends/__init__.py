@@ -6,9 +6,9 @@ Geometry, sound and pasting are the same for every backend and live elsewhere.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, TypeAlias, get_args, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +24,12 @@ __all__ = [
     "PRECISIONS",
     "Backend",
     "BackendEntry",
+    "BackendName",
     "BatchBackend",
+    "Detail",
+    "Device",
     "HeadRequest",
+    "Precision",
     "create_backend",
 ]
 
@@ -33,10 +37,15 @@ Float = NDArray[np.float32]
 
 _LOG = logging.getLogger(__name__)
 
-DEVICES = ("auto", "cpu", "cuda")
-PRECISIONS = ("auto", "float32", "float16", "int16", "int8")
+Device: TypeAlias = Literal["auto", "cpu", "cuda"]
+BackendName: TypeAlias = Literal["auto", "native-cuda", "native-cpu", "onnxruntime", "tensorrt"]
+Precision: TypeAlias = Literal["auto", "float32", "float16", "int16", "int8"]
+Detail: TypeAlias = Literal["auto", "full", "half"]
+
+DEVICES: tuple[str, ...] = get_args(Device)
+PRECISIONS: tuple[str, ...] = get_args(Precision)
 """``auto`` is the fastest that is as good as float32 for the eye, in each backend; no backend has all of them."""
-DETAILS = ("auto", "full", "half")
+DETAILS: tuple[str, ...] = get_args(Detail)
 """How large heads are rendered: as the frame, or at half its size and upsampled. ``auto`` is half on CPUs where the bundle
 has an upsampler."""
 
@@ -178,7 +187,7 @@ def create_backend(
     device: str = "auto",
     threads: int | None = None,
     precision: str = "auto",
-    detail: str = "full",
+    detail: str = "auto",
     table: tuple[BackendEntry, ...] = BACKENDS,
 ) -> Backend:
     """The backend of that name, or for ``auto`` the first of the table that works (the choice is logged).
@@ -208,7 +217,7 @@ def create_backend(
 
     if name != "auto":
         return create(_entry(name, table))
-    lost: list[str] = []
+    lost: dict[str, str] = {}
     for i, entry in enumerate(table):
         reason = entry.why_not(device)
         if reason is None:
@@ -217,13 +226,15 @@ def create_backend(
             except BackendError as error:
                 reason = str(error)
             else:
-                lost += [f"{later.name}: comes after {entry.name}" for later in table[i + 1 :]]
-                _LOG.info(
-                    "backend %s on device %s; not %s", entry.name, device, "; ".join(lost) or "any other"
-                )
+                lost |= {later.name: f"comes after {entry.name}" for later in table[i + 1 :]}
+                _LOG.info("backend %s on device %s; not %s", entry.name, device, _listed(lost) or "any other")
                 return backend
-        lost.append(f"{entry.name}: {reason}")
-    raise BackendError(f"no backend works on device {device!r}: {'; '.join(lost)}")
+        lost[entry.name] = reason
+    raise BackendError(f"no backend works on device {device!r}: {_listed(lost)}", reasons=lost)
+
+
+def _listed(reasons: Mapping[str, str]) -> str:
+    return "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
 
 
 def _half_size(backend: Backend, bundle: Bundle, precision: str) -> Backend:

@@ -1,26 +1,26 @@
-"""LiveKit Agents: an avatar as its ``VideoGenerator``, and a runner that publishes H.264 in a single layer.
+"""LiveKit Agents: an avatar session as the avatar plugins have it.
 
-    async with AvatarVideo(Avatar.from_bundle("may.avatar")) as video:
-        sound = QueueAudioOutput(sample_rate=video.options.audio_sample_rate)
-        agent_session.output.audio = sound
-        runner = H264Runner(room, audio_recv=sound, video_gen=video, options=video.options)
-        await runner.start()
+    session = AvatarSession(Avatar.from_bundle("may.avatar"))
+    await session.start(agent_session, room)
 
-Needs ``pip install "synctalk[livekit]"``.
+Beneath it: the avatar as a ``VideoGenerator``, and a runner that publishes H.264 in a single layer. Needs ``pip install "synctalk[livekit]"``.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from types import TracebackType
 
 import numpy as np
 from livekit import rtc
+from livekit.agents import AgentSession
 from livekit.agents.voice.avatar import (
     AudioReceiver,
     AudioSegmentEnd,
     AvatarOptions,
     AvatarRunner,
+    QueueAudioOutput,
     VideoGenerator,
 )
 
@@ -30,7 +30,7 @@ from synctalk.timeline import Limits
 
 from .source import SourceSound
 
-__all__ = ["AvatarVideo", "H264Runner"]
+__all__ = ["AvatarSession", "AvatarVideo", "H264Runner"]
 
 _LIMITS = Limits(pending_s=120.0, stall_s=120.0)
 """Nothing is taken before somebody subscribes to the video: sound may wait so long."""
@@ -150,3 +150,37 @@ class H264Runner(AvatarRunner):
             await self._audio_publication.wait_for_subscription()
             face = rtc.LocalVideoTrack.create_video_track("avatar_video", self._video_source)
             self._video_publication = await participant.publish_track(face, self.video_publishing)
+
+
+class AvatarSession:
+    """An avatar that speaks what an agent says, in the agent's room."""
+
+    def __init__(
+        self,
+        avatar: Avatar,
+        *,
+        sample_rate: int = 24_000,
+        seed: int = 0,
+        limits: Limits = _LIMITS,
+        max_bitrate: int = 1_500_000,
+    ) -> None:
+        """sample_rate: Hz of the sound that is published. seed, limits: of the session. max_bitrate: bits a second."""
+        self.video = AvatarVideo(avatar, sample_rate=sample_rate, seed=seed, limits=limits)
+        self._max_bitrate = max_bitrate
+        self._stack = AsyncExitStack()
+
+    async def start(self, agent_session: AgentSession, room: rtc.Room) -> None:
+        """Publish the avatar in the room and let the agent's sound go through it; call it before ``agent_session.start``.
+
+        Raises: CapacityError: no room for one more session, with the reason.
+        """
+        await self._stack.enter_async_context(self.video)
+        sound = QueueAudioOutput(sample_rate=self.video.options.audio_sample_rate, wait_playback_start=True)
+        runner = H264Runner(room, audio_recv=sound, video_gen=self.video, max_bitrate=self._max_bitrate)
+        self._stack.push_async_callback(runner.aclose)
+        await runner.start()
+        agent_session.output.audio = sound
+
+    async def aclose(self) -> None:
+        """Take the avatar out of the room: ``job.add_shutdown_callback(session.aclose)``."""
+        await self._stack.aclose()

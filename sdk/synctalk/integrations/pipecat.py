@@ -1,6 +1,6 @@
-"""Pipecat: a processor that turns what a speech synthesiser says into pictures and the same sound, in step.
+"""Pipecat: a video service that turns what a speech synthesiser says into pictures and the same sound, in step.
 
-    Pipeline([transport.input(), stt, user, llm, tts, AvatarProcessor(avatar), transport.output(), assistant])
+    Pipeline([transport.input(), stt, user, llm, tts, SyncTalkVideoService(avatar), transport.output(), assistant])
 
 The transport needs ``video_out_enabled=True``, ``video_out_is_live=True`` and the avatar's size and frame rate
 (``transport_options``). Needs ``pip install "synctalk[pipecat]"``.
@@ -25,10 +25,13 @@ from pipecat.frames.frames import (
     TTSAudioRawFrame,
     TTSStoppedFrame,
 )
-from pipecat.processors.frame_processor import FrameDirection, FrameProcessor, FrameProcessorSetup
+from pipecat.processors.frame_processor import FrameDirection, FrameProcessorSetup
+from pipecat.services.ai_service import AIService
+from pipecat.services.settings import ServiceSettings
 
 from synctalk import frame as avatar_frame
 from synctalk.avatar import Avatar
+from synctalk.deprecation import deprecated
 from synctalk.errors import SyncTalkError
 from synctalk.session import Session
 from synctalk.sound import SampleStream, to_int16
@@ -36,7 +39,7 @@ from synctalk.timeline import Limits
 
 from .source import SourceSound
 
-__all__ = ["AvatarProcessor", "transport_options"]
+__all__ = ["AvatarProcessor", "SyncTalkVideoService", "transport_options"]
 
 
 def transport_options(avatar: Avatar) -> dict[str, Any]:
@@ -60,7 +63,7 @@ class _Held:
     frame: Frame
 
 
-class AvatarProcessor(FrameProcessor):
+class SyncTalkVideoService(AIService):
     """Takes ``TTSAudioRawFrame``; pushes ``OutputImageRawFrame`` in real time, and sound with those that speak.
 
     Pictures go on in silence. Other frames stay behind the sound that came before them, so that texts are not counted as
@@ -70,7 +73,7 @@ class AvatarProcessor(FrameProcessor):
 
     def __init__(self, avatar: Avatar, *, seed: int = 0, limits: Limits | None = None) -> None:
         """seed, limits: of the session; the latter say how much sound may wait."""
-        super().__init__()
+        super().__init__(settings=ServiceSettings(model=None))
         self._avatar, self._seed, self._limits = avatar, seed, limits
         self._session: Session | None = None
         self._sound = SourceSound(avatar.sample_rate)
@@ -81,7 +84,7 @@ class AvatarProcessor(FrameProcessor):
 
     @property
     def session(self) -> Session:
-        """To steer: ``processor.session.control.set(...)``. Raises: RuntimeError: the pipeline does not run."""
+        """To steer: ``service.session.control.set(...)``. Raises: RuntimeError: the pipeline does not run."""
         if self._session is None:
             raise RuntimeError("the avatar's session opens when the pipeline starts")
         return self._session
@@ -182,3 +185,11 @@ class AvatarProcessor(FrameProcessor):
         """Let go on what waited for sound that has gone on."""
         while self._held and self._held[0].after <= self._sound.n_taken:
             await self.push_frame(self._held.popleft().frame)
+
+
+class AvatarProcessor(SyncTalkVideoService):
+    """Deprecated: ``SyncTalkVideoService``."""
+
+    def __init__(self, avatar: Avatar, *, seed: int = 0, limits: Limits | None = None) -> None:
+        deprecated("AvatarProcessor", "SyncTalkVideoService")
+        super().__init__(avatar, seed=seed, limits=limits)

@@ -155,12 +155,12 @@ def _info(name: str, avatar: Avatar) -> AvatarInfo:
     width, height = avatar.size
     return AvatarInfo(
         id=name,
-        name=about["name"] or name,
+        name=about.name or name,
         width=width,
         height=height,
         fps=avatar.fps,
-        lookahead_ms=about["lookahead_ms"],
-        expressions=list(avatar.stage.spec.field.expression_names),
+        lookahead_ms=about.lookahead_ms,
+        expressions=list(about.expressions),
         max_pose_deg=list(MAX_POSE_DEG),
         poster="data:image/png;base64," + base64.b64encode(poster(avatar)).decode(),
     )

@@ -7,13 +7,16 @@ import shutil
 from collections.abc import Collection
 from itertools import count
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
 from synctalk.errors import SyncTalkError
+
+if TYPE_CHECKING:
+    from synctalk.backends import BackendName, Device
 
 __all__ = ["serve"]
 
@@ -95,7 +98,7 @@ def serve(
     loaded: dict[str, Avatar] = {"mock": Avatar.mock()} if mock else {}
     for path in paths:
         loaded[_free(path.stem, loaded)] = Avatar.from_bundle(
-            path, device=device, backend=backend, threads=threads
+            path, device=cast("Device", device), backend=cast("BackendName", backend), threads=threads
         )
     server = create_server(create_app(loaded, settings), settings)
     secure = "s" if tls_cert else ""

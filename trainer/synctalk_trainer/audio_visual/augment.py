@@ -191,7 +191,7 @@ def breaths(n: int, generator: np.random.Generator) -> Float:
         sound[at:end] += hump[: end - at]
         at = end + int(generator.uniform(1.0, 4.0) * _RATE)
     sound = signal.sosfilt(band, sound)
-    return (sound / max(float(np.abs(sound).max()), 1e-9)).astype(np.float32)
+    return np.asarray(sound / max(float(np.abs(sound).max()), 1e-9), np.float32)
 
 
 def noises(n: int, generator: np.random.Generator) -> Float:

@@ -65,7 +65,7 @@ class Corpus:
 
     def said(self, sound: int, frames: Ints) -> Float:
         """Labels of a sound's frames, [n, OUTPUTS + HINTS]."""
-        return self.labels[self.sounds[sound, 1] + frames].astype(np.float32)
+        return np.asarray(self.labels[self.sounds[sound, 1] + frames], np.float32)
 
     def save(self, path: Path) -> None:
         """Write under a temporary name and rename."""
@@ -171,7 +171,7 @@ def speaking(clean: Float, n_frames: int) -> Float:
     for first, end in _gaps(loud):
         if end - first < _PAUSE_FRAMES:
             loud[first:end] = True
-    return loud.astype(np.float32)
+    return np.asarray(loud, np.float32)
 
 
 def _gaps(loud: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:

@@ -93,7 +93,9 @@ class SpeechToMouth(nn.Module):
             hidden = layer(hidden, bias if k == 0 else None, 2**k)
         columns = starts[..., None] + 2 ** len(self.layers) * torch.arange(_LEFT)  # [B, L, _LEFT]
         index = columns.flatten(1)[:, None].expand(-1, hidden.shape[1], -1)
-        chosen = hidden.gather(2, index).unflatten(2, (-1, _LEFT)).transpose(1, 2)  # [B, L, width, _LEFT]
+        chosen = (
+            hidden.gather(2, index).view(*hidden.shape[:2], -1, _LEFT).transpose(1, 2)
+        )  # [B, L, width, _LEFT]
         embedding = torch.relu(self.project(chosen.flatten(2)))
         return torch.cat([self.say(embedding), self.hint(embedding)], dim=-1)
 

@@ -124,7 +124,7 @@ class Teacher:
 
 def fit_teacher(talkers: Sequence[Heard], ridge: float = _RIDGE) -> Teacher:
     """Ridge regression over talkers, each of whom counts by the square root of his frames."""
-    products, moments = 0.0, 0.0
+    products, moments = np.zeros(()), np.zeros(())
     for talker in talkers:
         features = _features(talker.steps, len(talker.wanted), talker.frames)
         inputs = np.hstack([features, np.ones((len(features), 1))])
@@ -145,7 +145,7 @@ def _features(steps: NDArray[np.float16], n_frames: int, frames: NDArray[np.int6
     """What the regression sees of frames, [n, features]."""
     values = _standardised(steps, n_frames)
     at = (2 * frames[:, None] + np.array(_CONTEXT)).clip(0, len(values) - 1)
-    return values[at].reshape(len(frames), -1).astype(np.float64)
+    return np.asarray(values[at].reshape(len(frames), -1), np.float64)
 
 
 def _standardised(steps: NDArray[np.float16], n_frames: int) -> Float:

@@ -12,9 +12,10 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -134,8 +135,8 @@ class NetworkTrainer:
         with torch.no_grad():
             for kept, now in zip(self.average.parameters(), self.model.parameters(), strict=True):
                 kept.lerp_(now, 1 - decay)
-            for kept, now in zip(self.average.buffers(), self.model.buffers(), strict=True):
-                kept.copy_(now)
+            for held, new in zip(self.average.buffers(), self.model.buffers(), strict=True):
+                held.copy_(new)
         return {"loss": float(total.detach())} | {k: float(v.detach()) for k, v in losses.items()}
 
     def _batch(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -151,9 +152,8 @@ class NetworkTrainer:
             parts.append((*self._changed(mel, known), starts, self.corpus.said(sound, frames)))
         longest = max(part[0].shape[1] for part in parts)  # frames fall on columns in one of two ways
         padded = [np.pad(part[0], ((0, 0), (0, longest - part[0].shape[1])), mode="edge") for part in parts]
-        columns = [padded, *list(zip(*parts, strict=True))[1:]]
-        mel, known, starts, labels = (torch.from_numpy(np.stack(column)) for column in columns)
-        return mel, known, starts, labels
+        _, voices, begins, labels = zip(*parts, strict=True)
+        return _stacked(padded), _stacked(voices), _stacked(begins), _stacked(labels)
 
     def _changed(self, mel: Float, known: Float) -> tuple[Float, Float]:
         """A segment [80, T] and its voice [80] through another vocal tract, background and microphone."""
@@ -258,6 +258,10 @@ class NetworkTrainer:
 
 _NEPER = 12.5 / 20 * math.log(10) * 2
 """Natural logarithm of the power that a unit of the mel features is"""
+
+
+def _stacked(arrays: Iterable[NDArray[Any]]) -> Tensor:
+    return torch.from_numpy(np.stack(list(arrays)))
 
 
 def _losses(said: Tensor, labels: Tensor) -> dict[str, Tensor]:

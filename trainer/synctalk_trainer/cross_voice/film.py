@@ -9,15 +9,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from synctalk.media import Mp4Writer, frame_sound, open_mp4
+from synctalk.media import Mp4Writer, open_mp4
+from synctalk.spec import FPS
 
-from .material import RATE, Voice
+from .material import FRAME_SAMPLES, RATE, Voice
 
 __all__ = ["PairFilm", "open_film"]
 
 Frame = NDArray[np.uint8]
-
-_FPS = 25
 
 
 class PairFilm:
@@ -35,8 +34,8 @@ class PairFilm:
 
     def add(self, picture: Frame) -> None:
         """The avatar's next picture."""
-        heard = frame_sound(self._sound, RATE, self._index, _FPS)
-        heard = np.pad(heard, (0, RATE // _FPS - len(heard)))
+        heard = self._sound[self._index * FRAME_SAMPLES :][:FRAME_SAMPLES]
+        heard = np.pad(heard, (0, FRAME_SAMPLES - len(heard)))
         speaker = self._speaker()
         both = (
             picture if speaker is None else np.concatenate([_as_high(speaker, len(picture)), picture], axis=1)
@@ -60,7 +59,7 @@ def open_film(path: Path, voice: Voice) -> Iterator[PairFilm]:
     Raises: MediaError: it cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open_mp4(path, _FPS, RATE) as writer:
+    with open_mp4(path, FPS, RATE) as writer:
         yield PairFilm(writer, voice)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from synctalk.errors import MediaError
+from synctalk.spec import FPS
 from synctalk_trainer.prepare.workspace import Workspace
 
 __all__ = ["Observations", "check", "find_cuts", "read_takes", "spans_of", "times_of"]
@@ -17,7 +18,6 @@ __all__ = ["Observations", "check", "find_cuts", "read_takes", "spans_of", "time
 Float = NDArray[np.float32]
 Flags = NDArray[np.bool_]
 
-_FPS = 25
 _SECOND_FACE = 0.5
 """A second face of this share of the first one's height counts."""
 _TWO_PEOPLE = 0.2
@@ -59,9 +59,9 @@ def check(work: Workspace, seen: Observations) -> None:
     cuts = find_cuts(seen)
     edges = [0, *cuts, n]
     takes = [[first, end] for first, end in itertools.pairwise(edges)]
-    at = [(cut / _FPS, cut / _FPS) for cut in cuts]
+    at = [(cut / FPS, cut / FPS) for cut in cuts]
     with_face = [end - first for first, end in takes if seen.valid[first:end].any()]
-    if cuts and min(with_face) < _SHORTEST_TAKE_S * _FPS:
+    if cuts and min(with_face) < _SHORTEST_TAKE_S * FPS:
         raise MediaError(
             f"the video has cuts at {times_of(at)} that leave pieces shorter than {_SHORTEST_TAKE_S:.0f} s. Give one "
             "continuous recording, remove the short pieces, or name the takes yourself by --takes FILE."
@@ -80,7 +80,7 @@ def check(work: Workspace, seen: Observations) -> None:
 
 def _longest(takes: list[list[int]]) -> tuple[float, float]:
     first, end = max(takes, key=lambda take: take[1] - take[0])
-    return first / _FPS, end / _FPS
+    return first / FPS, end / FPS
 
 
 def read_takes(path: Path, n_frames: int) -> list[list[int]]:
@@ -163,7 +163,7 @@ def _moving_median(values: Float, reach: int) -> Float:
 def spans_of(flags: Flags) -> list[tuple[float, float]]:
     """Runs of set flags as [from, to) in seconds."""
     edges = np.flatnonzero(np.diff(np.concatenate([[0], flags.astype(np.int8), [0]])))
-    return [(first / _FPS, end / _FPS) for first, end in edges.reshape(-1, 2).tolist()]
+    return [(first / FPS, end / FPS) for first, end in edges.reshape(-1, 2).tolist()]
 
 
 def times_of(at: list[tuple[float, float]], most: int = 5) -> str:

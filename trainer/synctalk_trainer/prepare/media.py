@@ -16,17 +16,18 @@ from numpy.typing import NDArray
 from synctalk.audio import resample
 from synctalk.errors import MediaError
 from synctalk.media import atomic_path
+from synctalk.spec import FPS
 from synctalk_trainer.prepare.crop import find_crop
 from synctalk_trainer.prepare.landmarks import Landmarker
 from synctalk_trainer.prepare.source import Source, decode_frames, decode_sound, probe, sample_frames
 from synctalk_trainer.prepare.workspace import ArrayWriter, Workspace
 
-__all__ = ["FPS", "RATE", "nearest_pictures", "run_media", "run_sound"]
+__all__ = ["RATE", "nearest_pictures", "run_media", "run_sound"]
 
 Picture = NDArray[np.uint8]
 Float = NDArray[np.float32]
 
-FPS, RATE = 25, 16_000
+RATE = 16_000
 _SHORT_S, _GOOD_S = 60.0, 120.0
 """A clip below the first is told how far it is below the second."""
 _LARGEST = 512

@@ -125,7 +125,7 @@ STEPS: tuple[Step, ...] = (
         lambda work, _: run_pose(work),
         lambda options: options.poses,
     ),
-    Step("expression", 1, ("landmarks",), ("expression.npz",), lambda work, _: run_expression(work)),
+    Step("expression", 2, ("landmarks",), ("expression.npz",), lambda work, _: run_expression(work)),
     Step("sync", 1, ("landmarks", "sound"), ("sync.json",), lambda work, _: run_sync(work)),
     Step(
         "report",

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from synctalk.spec import FPS
 from synctalk_trainer.prepare.bundle_adjust import Sightings
 from synctalk_trainer.prepare.checks import spans_of, times_of
 from synctalk_trainer.prepare.face_mesh import STABLE
@@ -151,6 +152,6 @@ def _jumps(rotation: Double, takes: list[tuple[int, int]]) -> Flags:
 
 def _warn_of(work: Workspace, where: Flags, code: str, message: str) -> None:
     """message: with braces where the times belong."""
-    spans = [(low, high) for low, high in spans_of(where) if (high - low) * 25 >= _SHORT_SPAN]
+    spans = [(low, high) for low, high in spans_of(where) if (high - low) * FPS >= _SHORT_SPAN]
     if spans:
         work.warn("pose", code, message.format(times_of(spans)), spans)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from synctalk.geometry import Camera, project
 from synctalk.media import atomic_path
+from synctalk.spec import FPS
 from synctalk_trainer.dataset import HEAD, Dataset
 from synctalk_trainer.prepare.pose_step import focal_words
 from synctalk_trainer.prepare.workspace import Workspace
@@ -110,16 +111,17 @@ def _write_curves(folder: Path, data: Dataset, errors: Float) -> None:
         data.rotation * np.array([1, -1, -1], np.float32)[None, :, None]
     )  # the camera's axes as the head's
     angles = Rotation.from_matrix(turned).as_euler("YXZ", degrees=True)
-    time = np.arange(data.n_frames) / 25
+    time = np.arange(data.n_frames) / FPS
     figure, axes = _figure(2)
     _draw(axes[0], time, angles, ("yaw", "pitch", "roll"), "degrees")
     moved = 1000 * (data.translation - np.median(data.translation, axis=0))
     _draw(axes[1], time, moved, ("right", "down", "away"), "mm from the median")
     _save(figure, folder / "pose.png")
-    names = tuple(str(name) for name in np.load(data.path / "expression.npz")["names"])
     figure, axes = _figure(2)
-    _draw(axes[0], time, data.expression[:, :5], names[:5], "brows")
-    _draw(axes[1], time, data.expression[:, 5:], names[5:], "eyes")
+    for axis, prefix in zip(axes, ("brow", "eye"), strict=True):
+        columns = [i for i, name in enumerate(data.expression_names) if name.startswith(prefix)]
+        names = tuple(data.expression_names[i] for i in columns)
+        _draw(axis, time, data.expression[:, columns], names, f"{prefix}s")
     _save(figure, folder / "expression.png")
     figure, axes = _figure(1)
     _draw(axes[0], time, np.where(data.valid, errors, np.nan)[:, None], ("mean error",), "pixels")

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from synctalk.errors import DatasetError, MediaError
 from synctalk.media import atomic_path
+from synctalk.spec import FPS
 from synctalk_trainer.dataset import VERSION
 
 __all__ = ["ArrayWriter", "Options", "Workspace", "write_arrays"]
@@ -64,7 +65,7 @@ class Workspace:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise MediaError(f"cannot make the folder {folder}: {error.strerror}. Choose another.") from None
-        info: dict[str, Any] = {"format": "synctalk-dataset", "version": VERSION, "fps": 25, "steps": {}}
+        info: dict[str, Any] = {"format": "synctalk-dataset", "version": VERSION, "fps": FPS, "steps": {}}
         file = folder / "dataset.json"
         if file.exists():
             try:
