@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from synctalk.audio import frame_count, last_column, mel_spectrogram, resample, speech_activity, tap_windows
-from synctalk.condition import ConditionStream, Shaping, Spoken, shape_condition
+from synctalk.condition import ConditionStream, Shaping, Spoken, calmed, shape_condition
 from synctalk.spec import Spec, preset
 from synctalk.voice import VoiceStream, at_usual_level, with_voice
 
@@ -57,7 +59,9 @@ def test_stream_equals_the_whole_file(name: str) -> None:
         known = VoiceStream(spec.audio.n_mels).push(mel)
         windows = with_voice(windows, known[newest][:, None])
         mel = at_usual_level(mel, known)
-    expected = shape_condition(_encode(windows), speech_activity(mel, n, spec), SHAPING)
+    raw = _encode(windows)
+    raw = calmed(raw, np.concatenate([raw[:1], raw[:-1]]), spec.audio.calm)
+    expected = shape_condition(raw, speech_activity(mel, n, spec), SHAPING)
     np.testing.assert_allclose(np.stack([one.condition for one in spoken]), expected, atol=1e-5)
     np.testing.assert_array_equal(np.concatenate([one.audio for one in spoken]), samples)
 
@@ -103,3 +107,21 @@ def test_memory_stays_bounded() -> None:
             pass
     assert len(stream._mel) == len(stream._known) < 160
     assert len(stream._audio) < 17_000
+
+
+def test_conditions_are_calmed_by_the_frame_before() -> None:
+    spec, restless = (
+        preset("default"),
+        dataclasses.replace(preset("default"), audio=dataclasses.replace(preset("default").audio, calm=0.0)),
+    )
+    samples = _sound(16_000)
+    calm, raw = (
+        np.stack([one.condition for one in _stream(one_spec, 16_000, [samples])])
+        for one_spec in (spec, restless)
+    )
+    share = spec.audio.calm
+    assert 0 < share < 0.5
+    open_ = slice(8, 12)  # the gate is open in these frames
+    expected = (1 - share) * raw[open_] + share * raw[7:11]
+    np.testing.assert_allclose(calm[open_], expected, atol=1e-4)
+    assert np.abs(np.diff(calm[open_], 2, axis=0)).mean() < np.abs(np.diff(raw[open_], 2, axis=0)).mean()

@@ -26,7 +26,7 @@ from synctalk.prosody import Prosody
 from synctalk.spec import Spec
 from synctalk.voice import VoiceStream, at_usual_level, with_voice
 
-__all__ = ["ConditionStream", "Shaping", "Spoken", "Utterance", "shape_condition"]
+__all__ = ["ConditionStream", "Shaping", "Spoken", "Utterance", "calmed", "shape_condition"]
 
 Float = NDArray[np.float32]
 Encoder = Callable[[Float], Float]
@@ -64,6 +64,11 @@ def shape_condition(condition: Float, gate: ArrayLike, shaping: Shaping) -> Floa
     return np.asarray(shaping.rest + open_ * (spoken - shaping.rest), np.float32)
 
 
+def calmed(condition: Float, before: Float, share: float) -> Float:
+    """Raw conditions [..., C] with a share of those of the frame before, [..., C]."""
+    return np.asarray((1 - np.float32(share)) * condition + np.float32(share) * before, np.float32)
+
+
 @dataclass(frozen=True, eq=False)
 class Spoken:
     """What one frame says."""
@@ -93,6 +98,7 @@ class ConditionStream:
         self._gate = SpeechGate(spec)
         self._voice = VoiceStream(spec.audio.n_mels) if spec.audio.hears_voice else None
         self._prosody = Prosody(spec.audio.sample_rate, spec.fps)
+        self._before: Float | None = None  # the raw condition of the frame before
         self._frame_samples = spec.audio.sample_rate // spec.fps
         self._n_pushed = 0  # at the sound's own rate
         self._n_samples = 0  # at the spec's rate
@@ -105,7 +111,7 @@ class ConditionStream:
 
     def retarget(self, encode: Encoder, shaping: Shaping) -> None:
         """Go on with another avatar's voice, whose audio settings are the same."""
-        self._encode, self._shaping = encode, shaping
+        self._encode, self._shaping, self._before = encode, shaping, None
 
     def push(self, chunk: ArrayLike) -> Iterator[Spoken]:
         """Take a chunk, [n] or [n, channels]. Raises: MediaError: samples that are no sound."""
@@ -155,7 +161,10 @@ class ConditionStream:
         if self._voice is not None:
             windows = with_voice(windows, self._known[newest])
         gate = float(self._gates[max(0, newest)])
-        condition = shape_condition(self._encode(windows)[0], gate, self._shaping)
+        raw = self._encode(windows)[0]
+        before = raw if self._before is None else self._before
+        self._before = raw
+        condition = shape_condition(calmed(raw, before, audio.calm), gate, self._shaping)
         is_speaking = gate > _SPEAKING
         prominence = self._prosody.prominence(self._heard(), is_speaking)
         own = self._audio[: self._frame_samples]

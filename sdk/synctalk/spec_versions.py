@@ -71,6 +71,7 @@ MISSING: MappingProxyType[str, MappingProxyType[str, Any]] = MappingProxyType(
                 "taps_future": 0,
                 "encoder": "kernel",
                 "silence": -4.0,
+                "calm": 0.0,
                 "pooled_bands": 40,
                 "components": 64,
                 "cosines": 3072,

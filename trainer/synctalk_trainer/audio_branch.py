@@ -31,9 +31,9 @@ _KERNEL_COLUMNS = 24
 """Newest columns of a window that the correction in the subject's own voice hears beside the generic model."""
 _LEAST_MEL = -4.0
 """Users' encoders hear the usual range of mel values."""
-_SHUT, _SPEAKS = (4.0, 0.3), (2.0, -1.5)
-"""Slope and threshold of the logits by which lips shut and mouths rest: lips that touch a little are not seen, and a word's
-soft end is still speech."""
+_SHUT, _SPEAKS = (8.0, -0.2), (2.0, -1.5)
+"""Slope and threshold of the logits by which lips shut, as often as filmed ones do in speech, and by which mouths rest: a
+word's soft end is still speech."""
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from synctalk.condition import calmed
 from torch import Tensor
 
 from .audio_branch import ConvolutionalEncoder, GenericEncoder
@@ -75,7 +76,11 @@ class FittedConditions:
     def predict(self, model: Avatar) -> Tensor:
         device = model.appearance.device
         parts = np.array_split(np.arange(self._scene.dataset.n_frames), 16)
-        return torch.cat([model.audio(self._scene.audio.of(part).to(device)).cpu() for part in parts])
+        raw = torch.cat([model.audio(self._scene.audio.of(part).to(device)).cpu() for part in parts]).numpy()
+        before = np.concatenate([raw[:1], raw[:-1]])
+        first = [first for first, _ in self._scene.dataset.takes]
+        before[first] = raw[first]
+        return torch.from_numpy(calmed(raw, before, model.spec.audio.calm))
 
     def typical(self, frames: Ints, predicted: Tensor) -> Tensor:
         return self._truth[frames].mean(dim=0)
