@@ -97,7 +97,8 @@ class MockBackend:
     def condition(self, windows: Float) -> Float:
         """[N, taps, mels, columns] -> [N, C]: the first is how wide the mouth is, 0..1; the rest is 0."""
         now = self._audio.window_columns - self._audio.window_future_columns
-        level = windows[:, self._audio.taps_past, :, now : now + 3].mean(axis=(1, 2)) - _QUIET
+        heard = np.maximum(windows[:, self._audio.taps_past, :, now : now + 3], _QUIET)
+        level = heard.mean(axis=(1, 2)) - _QUIET
         condition = np.zeros((len(windows), self._field.condition), np.float32)
         condition[:, 0] = np.clip(level / (_LOUD - _QUIET), 0.0, 1.0)
         return condition
