@@ -241,7 +241,7 @@ def test_kernel_encoder_is_as_calm_as_its_accuracy_allows(monkeypatch: pytest.Mo
     slow = np.sin(2 * np.pi * times[:, None] * np.array([0.7, 1.1]) + [0.0, 1.0])
     shaking = generator.normal(size=(800, 6))
     mix = generator.normal(size=(8, spec.n_mels * spec.window_columns))
-    seen = np.concatenate([slow + 0.5 * generator.normal(size=slow.shape), shaking], axis=1) @ mix
+    seen = np.concatenate([slow + generator.normal(size=slow.shape), shaking], axis=1) @ mix
     windows = torch.from_numpy((0.1 * seen).astype(np.float32)).view(800, 1, spec.n_mels, -1)
     target = torch.from_numpy(slow.astype(np.float32))
 
