@@ -1,4 +1,4 @@
-"""Int8 with Q/DQ nodes, calibrated on given inputs: what `audio_int8.py` and `upsampler_int8.py` share."""
+"""Int8 with Q/DQ nodes, calibrated on given inputs, for `upsampler_int8.py`."""
 
 from __future__ import annotations
 

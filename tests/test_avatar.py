@@ -99,7 +99,7 @@ def test_silence_closes_the_mouth() -> None:
     hum[:16_000] = _sound(16_000)
     frames = list(avatar.speak(hum, RATE))
     openings = [float(request.condition[0]) for request in backend.requests]
-    assert min(openings[3:24]) > 0.3
+    assert min(openings[4:24]) > 0.3
     assert max(openings[35:]) == 0.0
     assert [frame.speaking for frame in frames[35:]] == [False] * 40
 
