@@ -137,7 +137,7 @@ def test_the_command_line_pastes(tmp_path: Path, capsys: pytest.CaptureFixture[s
     code, out, err = _run(capsys, *command, "-o", tmp_path / "out.mp4")
     assert code == 0, err
     assert "5 frames of 48 x 48" in out
-    assert _run(capsys, *command, "-o", film)[0] == 2  # it would be replaced
+    assert _run(capsys, *command, "-o", film)[0] == 1  # it would be replaced
     assert _run(capsys, *command[:3], "--expression", "wild")[0] == 2
     other = _film(tmp_path / "other.mp4", _scene())
     code, _, err = _run(capsys, *command[:3], "--paste", other, "-o", tmp_path / "no.mp4")
