@@ -176,14 +176,7 @@ _VOICES = {"f": ("en-us+f2", "en-us+f3", "en-gb+f4"), "m": ("en-us", "en-gb+m3",
 
 
 class Espeak:
-    """libespeak-ng through ctypes; one utterance at a time.
-
-    The library has one state a process, and names phonemes as it was told when it began: who speaks next begins it again
-    if another began it otherwise.
-    """
-
-    _began_with: int | None = None
-    """Options of the library's present state, of all instances"""
+    """libespeak-ng through ctypes; one utterance at a time."""
 
     def __init__(self, ipa: bool = False) -> None:
         """ipa: name phonemes in IPA, not by espeak-ng's mnemonics. Raises: MediaError: it is missing."""
@@ -194,17 +187,8 @@ class Espeak:
             raise MediaError(
                 f"speech needs the library espeak-ng, which is not installed ({error}): apt install espeak-ng"
             ) from error
-        self._options = _WITH_PHONEMES | (_IN_IPA if ipa else 0)
-        self._begin()
-
-    def _begin(self) -> None:
-        if Espeak._began_with == self._options:
-            self.rate = int(self._library.espeak_ng_GetSampleRate())
-            return
-        if Espeak._began_with is not None:
-            self._library.espeak_Terminate()
-        self.rate = int(self._library.espeak_Initialize(_SYNCHRONOUS, 0, None, self._options))
-        Espeak._began_with = self._options
+        options = _WITH_PHONEMES | (_IN_IPA if ipa else 0)
+        self.rate = int(self._library.espeak_Initialize(_SYNCHRONOUS, 0, None, options))
         if self.rate <= 0:
             raise MediaError(
                 "espeak-ng does not start (its voice data is missing?): apt install espeak-ng espeak-ng-data"
@@ -214,7 +198,6 @@ class Espeak:
         self, text: str, voice: str, words_per_minute: int, pitch: int
     ) -> tuple[Floats, list[tuple[str, float]]]:
         """Audio at ``self.rate`` and (mnemonic, start in seconds) of every phoneme."""
-        self._begin()
         chunks: list[Floats] = []
         starts: list[tuple[str, float]] = []
 
